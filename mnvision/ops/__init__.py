@@ -1,0 +1,1 @@
+"""Pure functions: boxes, anchors, losses, post-processing, images."""

@@ -1,0 +1,183 @@
+"""What flows between the parts of mnvision: shapes and units, written once.
+
+Boxes are ``xyxy`` corners unless a name says otherwise. Class labels run from 1 to K in every tensor; 0 is background
+or padding. ``category_ids[label - 1]`` is the id that the data set's own file uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class UserError(ValueError):
+    """Bad input: one message that says what, where, got, expected and what to do; shown without a traceback."""
+
+
+class FeatureLevel(NamedTuple):
+    """One feature map of a backbone: its channels, and the stride of a cell in input pixels."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the network's input; saved in every checkpoint and used by every command.
+
+    The picture is stretched to ``size`` x ``size`` (the aspect is not kept) with bilinear interpolation and stays
+    uint8. The model itself computes ``(pixel - mean) / std``, per RGB channel, in units of 0..255.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+
+
+@dataclass
+class Target:
+    """The ground truth of one picture.
+
+    Attributes:
+        boxes: float32 [N, 4] xyxy in input pixels; N may be 0.
+        labels: int64 [N], 1..K.
+        crowd: bool [N]; a crowd region is ignored in training.
+        image_id: The data set's own id of the picture.
+        original_size: (height, width) of the picture before resizing, in pixels.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    image_id: int
+    original_size: tuple[int, int]
+
+
+@dataclass
+class Targets:
+    """The ground truth of a batch, padded to the picture with the most boxes, so that a loss needs no Python loop.
+
+    Attributes:
+        boxes: float32 [B, M, 4] xyxy in input pixels; zeros where padded. M may be 0.
+        labels: int64 [B, M], 1..K; 0 where padded.
+        crowd: bool [B, M].
+        image_ids: int64 [B].
+        original_sizes: int64 [B, 2] (height, width) in pixels.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    image_ids: Tensor
+    original_sizes: Tensor
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Targets:
+        """Copy to a device; Lightning calls this when it moves a batch."""
+        return Targets(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
+
+    def pin_memory(self) -> Targets:
+        """Copy to page-locked memory; the data loader calls this."""
+        return Targets(*(tensor.pin_memory() for tensor in vars(self).values()))
+
+
+def pad_targets(targets: Sequence[Target]) -> Targets:
+    """Stack the targets of B pictures into one padded batch."""
+    count = max((len(target.boxes) for target in targets), default=0)
+    boxes = torch.zeros(len(targets), count, 4)
+    labels = torch.zeros(len(targets), count, dtype=torch.int64)
+    crowd = torch.zeros(len(targets), count, dtype=torch.bool)
+    for row, target in enumerate(targets):
+        n = len(target.boxes)
+        boxes[row, :n] = target.boxes
+        labels[row, :n] = target.labels
+        crowd[row, :n] = target.crowd
+    return Targets(
+        boxes=boxes,
+        labels=labels,
+        crowd=crowd,
+        image_ids=torch.tensor([target.image_id for target in targets], dtype=torch.int64),
+        original_sizes=torch.tensor([target.original_size for target in targets], dtype=torch.int64).reshape(-1, 2),
+    )
+
+
+@dataclass
+class Batch:
+    """What a data loader yields: images uint8 [B, 3, S, S] RGB, and the targets of the same pictures."""
+
+    images: Tensor
+    targets: Targets
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Copy to a device; Lightning calls this when it moves a batch."""
+        return Batch(
+            self.images.to(device, non_blocking=non_blocking), self.targets.to(device, non_blocking=non_blocking)
+        )
+
+    def pin_memory(self) -> Batch:
+        """Copy to page-locked memory; the data loader calls this."""
+        return Batch(self.images.pin_memory(), self.targets.pin_memory())
+
+
+@dataclass
+class Detections:
+    """What a detector found in one picture, best score first.
+
+    Attributes:
+        boxes: float32 [M, 4] xyxy in original image pixels.
+        scores: float32 [M], 0..1.
+        labels: int64 [M], 1..K.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """All pictures and boxes of a detection split as flat arrays.
+
+    A list of Python objects would be copied page by page into every data worker as its reference counts change;
+    a few arrays stay shared. The boxes of picture ``i`` are rows ``offsets[i]:offsets[i + 1]``.
+
+    Attributes:
+        image_ids: int64 [I].
+        file_names: bytes [I], UTF-8, relative to the picture folder.
+        sizes: int32 [I, 2] (height, width) in pixels, as the file states them.
+        offsets: int64 [I + 1].
+        boxes: float64 [N, 4] xyxy in original pixels, as the file states them.
+        labels: int64 [N], 1..K.
+        areas: float64 [N], square pixels, as the file states them (a segment's area where it has one).
+        crowd: bool [N].
+        usable: bool [N]; False for a degenerate box: kept for evaluation, never trained on.
+        classes: K class names.
+        category_ids: K ids as in the file, in the order of ``classes``.
+    """
+
+    image_ids: np.ndarray
+    file_names: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    usable: np.ndarray
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def rows(self, index: int) -> slice:
+        """The rows of picture ``index`` in the per-box arrays."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def file_name(self, index: int) -> str:
+        """The file name of picture ``index``, relative to the picture folder."""
+        return bytes(self.file_names[index]).decode("utf-8")
