@@ -1,0 +1,154 @@
+"""What a backbone is, and the registry of backbones: the only registry, because their names are user input."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mnvision.backbones.layers import Activation, LayerOptions, Padding
+from mnvision.types import FeatureLevel, UserError
+
+NormPolicy = Literal["train", "freeze_statistics", "freeze"]
+NORM_POLICIES = ("train", "freeze_statistics", "freeze")
+
+
+class Backbone(nn.Module):
+    """A network that turns normalised images [B, 3, H, W] into a list of feature maps, finest first.
+
+    A subclass fills, while it builds, what heads read instead of hard-coding or probing:
+
+    Attributes:
+        name: The name in the registry.
+        alpha: The width multiplier.
+        levels: Channels and stride of each map that ``forward`` returns.
+        stages: The modules between two levels, in order; freezing counts in these.
+        options: Padding, activation and norm settings: heads build their own layers alike.
+    """
+
+    def __init__(self, *, name: str, alpha: float, options: LayerOptions) -> None:
+        super().__init__()
+        if not alpha > 0:
+            raise UserError(f"backbone.alpha must be above 0, got {alpha}")
+        self.name = name
+        self.alpha = alpha
+        self.options = options
+        self.levels: list[FeatureLevel] = []
+        self.stages: list[list[nn.Module]] = []
+        self._always_eval: list[nn.Module] = []
+
+    def scale(self, channels: int, *, minimum: int = 8) -> int:
+        """The width multiplier applied to a channel count: ``max(int(channels * alpha), minimum)``."""
+        return max(int(channels * self.alpha), minimum)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map normalised float images [B, 3, H, W] to one [B, C_i, ceil(H/s_i), ceil(W/s_i)] per level."""
+        raise NotImplementedError
+
+    def freeze(self, stages: int = 0, *, norm: NormPolicy = "train") -> None:
+        """Stop the first stages from training, and choose what BatchNorm does in the others.
+
+        Args:
+            stages: How many stages to freeze, from the image on; their norms are frozen whole.
+            norm: ``train``; ``freeze_statistics`` (running statistics are used and kept, gamma and beta train); or
+                ``freeze`` (gamma and beta are kept too).
+
+        Raises:
+            UserError: If there are fewer stages, or the policy is unknown.
+        """
+        if not 0 <= stages <= len(self.stages):
+            raise UserError(f"backbone.freeze must be 0 to {len(self.stages)} for {self.name}, got {stages}")
+        if norm not in NORM_POLICIES:
+            raise UserError(f"backbone.norm must be one of {', '.join(NORM_POLICIES)}; got {norm!r}")
+        frozen = [part for stage in self.stages[:stages] for part in stage]
+        self.requires_grad_(True)
+        for part in frozen:
+            part.requires_grad_(False)
+        self._always_eval = [m for part in frozen for m in part.modules() if _is_norm(m)]
+        if norm != "train":
+            self._always_eval = [m for m in self.modules() if _is_norm(m)]
+        if norm == "freeze":
+            for part in self._always_eval:
+                part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch to training, but leave frozen norms in evaluation: a trainer calls this before every epoch."""
+        super().train(mode)
+        for part in self._always_eval:
+            part.eval()
+        return self
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def map_sizes(image_size: int, levels: Sequence[FeatureLevel]) -> list[int]:
+    """Cells along one side of each level's map: ``ceil(image_size / stride)``."""
+    return [math.ceil(image_size / level.stride) for level in levels]
+
+
+Builder = Callable[..., Backbone]
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register_backbone(name: str) -> Callable[[Builder], Builder]:
+    """Add a builder to the registry; a name can be taken once."""
+
+    def add(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise ValueError(f"a backbone named {name!r} is registered already")
+        _BUILDERS[name] = builder
+        return builder
+
+    return add
+
+
+def list_backbones() -> list[str]:
+    """The names that ``create_backbone`` takes."""
+    return sorted(_BUILDERS)
+
+
+def create_backbone(
+    name: str,
+    *,
+    alpha: float = 1.0,
+    variant: str = "standard",
+    padding: Padding = "symmetric",
+    activation: Activation = "relu",
+    norm_eps: float = 1e-3,
+    norm_momentum: float = 0.1,
+    freeze: int = 0,
+    norm: NormPolicy = "train",
+) -> Backbone:
+    """Build a backbone by name, with fresh weights.
+
+    Args:
+        name: One of ``list_backbones()``.
+        alpha: Width multiplier.
+        variant: A form of the family, see its module.
+        padding: ``symmetric`` or ``same`` (TensorFlow's).
+        activation: ``relu`` or ``relu6``.
+        norm_eps: BatchNorm's epsilon.
+        norm_momentum: Weight of a new batch in BatchNorm's running statistics.
+        freeze: Stages to freeze, from the image on.
+        norm: BatchNorm policy, see ``Backbone.freeze``.
+
+    Raises:
+        UserError: For an unknown name (with the nearest ones) or a value out of range.
+    """
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(name, _BUILDERS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(list_backbones())}"
+        raise UserError(f"unknown backbone {name!r}; {hint}")
+    backbone = _BUILDERS[name](
+        alpha=alpha,
+        variant=variant,
+        options=LayerOptions(padding=padding, activation=activation, norm_eps=norm_eps, norm_momentum=norm_momentum),
+    )
+    backbone.freeze(freeze, norm=norm)
+    return backbone

@@ -1,0 +1,147 @@
+"""The building blocks that every MobileNet here is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnvision.types import UserError
+
+Padding = Literal["symmetric", "same"]
+Activation = Literal["relu", "relu6"]
+PADDINGS = ("symmetric", "same")
+
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis under TensorFlow's SAME rule.
+
+    The output has ``ceil(size / stride)`` cells; an odd total puts the extra zero after. At stride 2 a 3x3 kernel gets
+    (0, 1) on even sizes, where symmetric padding shifts every window by one pixel: same shapes, other function.
+
+    >>> same_padding(224, kernel=3, stride=2), same_padding(75, kernel=3, stride=2)
+    ((0, 1), (1, 1))
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's SAME padding; holds the same parameters as ``nn.Conv2d``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, O, ceil(H/stride), ceil(W/stride)]."""
+        kernel, stride = self.kernel_size, self.stride
+        top, bottom = same_padding(input.shape[-2], kernel=kernel[0], stride=stride[0])
+        left, right = same_padding(input.shape[-1], kernel=kernel[1], stride=stride[1])
+        if top == bottom and left == right:  # pads inside the convolution, without a copy of the map
+            return F.conv2d(input, self.weight, self.bias, stride, (top, left), self.dilation, self.groups)
+        return F.conv2d(
+            F.pad(input, (left, right, top, bottom)), self.weight, self.bias, stride, 0, self.dilation, self.groups
+        )
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What the layers of a network have in common; a head takes it from its backbone.
+
+    Attributes:
+        padding: ``symmetric`` (PyTorch's habit) or ``same`` (TensorFlow's).
+        activation: ``relu`` (the paper) or ``relu6`` (the published weights).
+        norm_eps: BatchNorm's epsilon.
+        norm_momentum: Weight of a new batch in BatchNorm's running statistics.
+    """
+
+    padding: Padding = "symmetric"
+    activation: Activation = "relu"
+    norm_eps: float = 1e-3
+    norm_momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.padding not in PADDINGS:
+            raise UserError(f"backbone.padding must be one of {', '.join(PADDINGS)}; got {self.padding!r}")
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"backbone.activation must be one of {', '.join(ACTIVATIONS)}; got {self.activation!r}")
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, BatchNorm, activation.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side of the square kernel.
+        stride: Stride of the convolution.
+        groups: ``in_channels`` for a depthwise convolution, 1 for a full one.
+        options: Padding, activation and BatchNorm settings.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        options: LayerOptions,
+    ) -> None:
+        super().__init__()
+        # At stride 1 and an odd kernel both paddings are the same operation.
+        conv = SameConv2d if options.padding == "same" and stride > 1 else nn.Conv2d
+        self.conv = conv(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
+        self.activation = ACTIVATIONS[options.activation](inplace=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""
+        return self.activation(self.norm(self.conv(input)))
+
+
+class SeparableConv(nn.Module):
+    """The paper's block (section 3.1): 3x3 depthwise, then 1x1 pointwise, each with BatchNorm and activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, options: LayerOptions) -> None:
+        super().__init__()
+        self.depthwise = ConvNormAct(
+            in_channels, in_channels, kernel=3, stride=stride, groups=in_channels, options=options
+        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, kernel=1, options=options)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""
+        return self.pointwise(self.depthwise(input))
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw convolutions from He's normal distribution over their fan-in; norms start as the identity.
+
+    The fan-in of a depthwise filter is 9, not 9 C: the fan-out rule would start it near zero.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether the module is a convolution with one filter a channel."""
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+
+
+def parameters_without_decay(module: nn.Module) -> set[torch.nn.Parameter]:
+    """The parameters that the paper's recipe leaves out of weight decay: depthwise filters, norms and biases."""
+    kept: set[torch.nn.Parameter] = set()
+    for part in module.modules():
+        own = dict(part.named_parameters(recurse=False))
+        if is_depthwise(part) or isinstance(part, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
+            kept.update(own.values())
+        elif "bias" in own:
+            kept.add(own["bias"])
+    return kept

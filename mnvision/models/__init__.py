@@ -1,0 +1,1 @@
+"""Task networks: a backbone and a head each. Every one offers ``forward``, ``losses`` and ``predict``."""

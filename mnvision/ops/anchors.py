@@ -1,0 +1,58 @@
+"""SSD's default boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def ssd_scales(levels: int, *, minimum: float = 0.2, maximum: float = 0.95) -> list[float]:
+    """Anchor sizes of each level as fractions of the image, evenly spaced, and 1.0 behind the last.
+
+    >>> ssd_scales(6)
+    [0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0]
+    """
+    if levels == 1:
+        return [minimum, 1.0]
+    return [round(minimum + (maximum - minimum) * k / (levels - 1), 10) for k in range(levels)] + [1.0]
+
+
+def ssd_shapes(levels: int, *, minimum: float = 0.2, maximum: float = 0.95) -> list[list[tuple[float, float]]]:
+    """The (scale, aspect ratio) of each anchor of a cell, per level: three on the first level, six on the others.
+
+    The first level has a box of half the smallest scale and two elongated ones; the others have ratios 1, 2, 1/2, 3
+    and 1/3 of their scale, and a square between their scale and the next (SSD, arXiv:1512.02325, section 2.2, as
+    TensorFlow's MobileNet configuration has it; its 1/3 is written 0.3333).
+    """
+    scales = ssd_scales(levels, minimum=minimum, maximum=maximum)
+    first = [(scales[0] / 2, 1.0), (scales[0], 2.0), (scales[0], 0.5)]
+    others = [
+        [(scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 0.3333)] + [(math.sqrt(scale * after), 1.0)]
+        for scale, after in zip(scales[1:], scales[2:], strict=False)
+    ]
+    return [first, *others]
+
+
+def ssd_anchors(image_size: int, grids: Sequence[int], *, minimum: float = 0.2, maximum: float = 0.95) -> Tensor:
+    """Default boxes of all levels: [A, 4] cxcywh in input pixels, not clipped.
+
+    Order: level, then row, then column, then the anchors of a cell.
+
+    Args:
+        image_size: Side of the square input in pixels.
+        grids: Cells along one side of each level's map.
+        minimum: Scale of the first level, as a fraction of the image.
+        maximum: Scale of the last level.
+    """
+    levels = []
+    for grid, shapes in zip(grids, ssd_shapes(len(grids), minimum=minimum, maximum=maximum), strict=True):
+        steps = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
+        y, x = torch.meshgrid(steps, steps, indexing="ij")
+        centers = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)  # [G*G, 1, 2]
+        sizes = torch.tensor([(s * math.sqrt(r), s / math.sqrt(r)) for s, r in shapes], dtype=torch.float64)
+        n = len(shapes)
+        levels.append(torch.cat((centers.expand(-1, n, 2), sizes.expand(len(centers), n, 2)), dim=-1).reshape(-1, 4))
+    return (torch.cat(levels) * image_size).float()

@@ -1,0 +1,173 @@
+"""Exact mult-adds and parameters of a model, layer by layer, counted as the MobileNet paper counts them."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mnvision.backbones.layers import is_depthwise
+
+LEFT_OUT = "biases, BatchNorm, activations, pooling and post-processing"
+FULLY_CONNECTED = "fully connected"
+
+
+class Layer(NamedTuple):
+    """One convolution or fully connected layer.
+
+    Attributes:
+        name: Its path in the model.
+        kind: ``conv 1x1``, ``conv dw 3x3``, ``conv 3x3`` and so on, or ``fully connected``: the rows of Table 2.
+        output: Shape of its output without the batch.
+        mult_adds: Multiply-accumulate operations for one image.
+        parameters: Weights, without bias.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    mult_adds: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a model costs at one input size.
+
+    Counted: the multiplications of convolutions and fully connected layers, and their weights. Left out, as in the
+    paper: biases, BatchNorm, activations, pooling and post-processing.
+
+    Attributes:
+        layers: In the order of execution.
+        trainable: Elements of all parameters, with biases, gamma and beta.
+        total: ``trainable`` plus BatchNorm's running mean and variance (the total of a Keras summary).
+        image_size: Side of the input in pixels.
+    """
+
+    layers: tuple[Layer, ...]
+    trainable: int
+    total: int
+    image_size: int
+
+    @property
+    def mult_adds(self) -> int:
+        """Multiply-accumulate operations for one image."""
+        return sum(layer.mult_adds for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of convolutions and fully connected layers; a layer that runs twice counts once."""
+        return sum({layer.name: layer.parameters for layer in self.layers}.values())
+
+    def part(self, prefix: str) -> Profile:
+        """The layers below one module, ``part("backbone")``; ``trainable`` and ``total`` stay those of the model."""
+        kept = tuple(layer for layer in self.layers if layer.name == prefix or layer.name.startswith(prefix + "."))
+        return Profile(kept, self.trainable, self.total, self.image_size)
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Mult-adds and parameters of each layer type, as in the paper's Table 2."""
+        kinds: dict[str, tuple[int, int]] = {}
+        for layer in self.layers:
+            mult_adds, parameters = kinds.get(layer.kind, (0, 0))
+            kinds[layer.kind] = (mult_adds + layer.mult_adds, parameters + layer.parameters)
+        return kinds
+
+    def table(self) -> str:
+        """All layers as text, then the layer types and the totals."""
+        rows: list[tuple[str, ...]] = [("layer", "type", "output", "mult-adds", "parameters")]
+        rows += [
+            (layer.name, layer.kind, "x".join(map(str, layer.output)), f"{layer.mult_adds:,}", f"{layer.parameters:,}")
+            for layer in self.layers
+        ]
+        return f"{_align(rows, left=3)}\n\n{self.summary()}"
+
+    def summary(self) -> str:
+        """The share of each layer type, and the totals."""
+        rows: list[tuple[str, ...]] = [("type", "mult-adds", "share", "parameters", "share")]
+        for kind, (mult_adds, parameters) in self.by_kind().items():
+            shares = 100 * mult_adds / self.mult_adds, 100 * parameters / self.parameters
+            rows.append((kind, f"{mult_adds:,}", f"{shares[0]:.2f} %", f"{parameters:,}", f"{shares[1]:.2f} %"))
+        rows.append(("all", f"{self.mult_adds:,}", "", f"{self.parameters:,}", ""))
+        note = (
+            f"At {self.image_size}x{self.image_size}. Left out: {LEFT_OUT}.\n"
+            f"Trainable with biases and BatchNorm: {self.trainable:,}; with running statistics: {self.total:,}."
+        )
+        return f"{_align(rows, left=1)}\n{note}"
+
+    def csv(self) -> str:
+        """All layers as CSV with a header."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("layer", "type", "output", "mult_adds", "parameters"))
+        for layer in self.layers:
+            shape = "x".join(map(str, layer.output))
+            writer.writerow((layer.name, layer.kind, shape, layer.mult_adds, layer.parameters))
+        return text.getvalue()
+
+
+def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
+    """Count a model's operations and weights exactly, without computing anything.
+
+    The model runs once on the ``meta`` device, which knows shapes only; the given model is not touched.
+
+    Args:
+        model: A backbone, or a task's model.
+        image_size: Side of the input in pixels; by default the model's own.
+
+    Raises:
+        ValueError: If there is no size to take.
+    """
+    if image_size is None:
+        if not hasattr(model, "preprocessing"):
+            raise ValueError("profile() needs image_size for a model that does not state its own")
+        image_size = int(model.preprocessing.size)  # type: ignore[union-attr, arg-type]
+    ghost = copy.deepcopy(model).to("meta").eval()
+    layers: list[Layer] = []
+
+    def record(name: str, module: nn.Conv2d | nn.Linear, output: Tensor) -> None:
+        shape = tuple(output.shape[1:])
+        layers.append(Layer(name, _kind(module), shape, _mult_adds(module, output), module.weight.numel()))
+
+    hooks = [
+        module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
+        for name, module in ghost.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        ghost(torch.zeros(1, 3, image_size, image_size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    trainable = sum(parameter.numel() for parameter in model.parameters())
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    statistics = sum(2 * norm.num_features for norm in norms)
+    return Profile(tuple(layers), trainable, trainable + statistics, image_size)
+
+
+def _mult_adds(module: nn.Conv2d | nn.Linear, output: Tensor) -> int:
+    """Each output element is a sum over the weights of its filter."""
+    return output.numel() * module.weight[0].numel()
+
+
+def _kind(module: nn.Conv2d | nn.Linear) -> str:
+    if isinstance(module, nn.Linear):
+        return FULLY_CONNECTED
+    size = "x".join(map(str, module.kernel_size))
+    return f"conv dw {size}" if is_depthwise(module) else f"conv {size}"
+
+
+def _align(rows: Iterable[tuple[str, ...]], *, left: int) -> str:
+    """Text columns of equal width: the first ``left`` flush left, the others flush right."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
