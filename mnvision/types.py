@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-class UserError(ValueError):
-    """Bad input: one message that says what, where, got, expected and what to do; shown without a traceback."""
+from mnvision.errors import UserError as UserError
 
 
 class FeatureLevel(NamedTuple):
