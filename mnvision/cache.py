@@ -1,0 +1,12 @@
+"""Where mnvision keeps what it makes or downloads once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """The cache folder: the environment variable ``MNVISION_CACHE``, else ``~/.cache/mnvision``. It may not exist yet."""
+    chosen = os.environ.get("MNVISION_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "mnvision"

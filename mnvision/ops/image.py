@@ -1,0 +1,121 @@
+"""Pictures: decoding, resizing, and boxes that follow a resize. Training, evaluation and prediction share these.
+
+Colour is RGB, pictures are uint8 [H, W, 3], and a size is (height, width) in pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnvision.errors import UserError
+
+Boxes = TypeVar("Boxes", np.ndarray, Tensor)
+
+# ANYDEPTH keeps 16 bits, so that we scale them ourselves; without it OpenCV drops the low byte.
+_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+_ADVICE = (
+    "Replace the file, save it again as JPEG or PNG, or take it out of the data set"
+    " (data.bad_images=skip leaves such pictures out and counts them)"
+)
+
+
+def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
+    """Read a picture file.
+
+    Args:
+        path: A JPEG, PNG, WebP, TIFF, BMP or whatever else OpenCV was built to read.
+        apply_exif: Turn and mirror the picture as its EXIF orientation asks.
+
+    Returns:
+        uint8 [H, W, 3] RGB; see `decode_image` for how other kinds of pictures become this.
+
+    Raises:
+        UserError: The file is missing, empty, cut short, or not a picture.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except FileNotFoundError:
+        raise UserError(f"picture not found: {path}. Check the picture folder and the file name") from None
+    except OSError as error:
+        raise UserError(f"cannot read the picture {path}: {error.strerror or error}. Check the path") from None
+    return decode_image(data, name=str(path), apply_exif=apply_exif)
+
+
+def decode_image(data: bytes | np.ndarray, *, name: str = "the picture", apply_exif: bool = True) -> np.ndarray:
+    """Decode the bytes of a picture file.
+
+    Grey becomes three equal channels; transparency is dropped, so the colours below it show; 16 bits become 8 by
+    ``round(value / 257)``, which takes 65535 to 255; all eight EXIF orientations are applied. Damage inside a file
+    that its format does not detect (a JPEG has no checksum) cannot be found here.
+
+    Args:
+        data: The bytes of the file.
+        name: What to call the picture in an error, usually its path.
+        apply_exif: Turn and mirror the picture as its EXIF orientation asks.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+
+    Raises:
+        UserError: The data is empty, cut short, not a picture, or holds neither 8 nor 16 bits a channel.
+    """
+    if len(data) == 0:
+        raise UserError(f"{name} is empty: 0 bytes, expected a picture. {_ADVICE}")
+    flags = _FLAGS if apply_exif else _FLAGS | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    except cv2.error as error:
+        raise UserError(f"{name} cannot be decoded: {error.err}. {_ADVICE}") from None
+    if image is None:
+        raise UserError(f"{name} is cut short, damaged, or no picture ({len(data):,} bytes). {_ADVICE}")
+    if image.dtype == np.uint16:
+        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise UserError(f"{name} holds {image.dtype} values, expected 8 or 16 bits a channel. {_ADVICE}")
+    return image
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Stretch a picture to a square, whatever its aspect, by plain bilinear interpolation without smoothing.
+
+    Pixel centres are at half integers, and shrinking does not average: the detectors whose weights we load were
+    trained on pictures resized so.
+
+    Args:
+        image: uint8 [H, W, C].
+        size: Side of the result in pixels.
+
+    Returns:
+        uint8 [size, size, C]; the input itself if it already has this size.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def scale_boxes(boxes: Boxes, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> Boxes:
+    """Boxes of a picture after it was stretched to another size.
+
+    Args:
+        boxes: [..., 4] xyxy in pixels, numpy or torch; integers become floats.
+        from_size: (height, width) of the picture that the boxes belong to.
+        to_size: (height, width) of the picture after the resize.
+
+    Returns:
+        [..., 4] of the same kind, in pixels of the new picture.
+
+    Example:
+        >>> scale_boxes(np.array([10.0, 20.0, 30.0, 40.0]), from_size=(100, 200), to_size=(50, 400))
+        array([20., 10., 60., 20.])
+    """
+    y, x = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    if isinstance(boxes, Tensor):
+        dtype = boxes.dtype if boxes.is_floating_point() else torch.float32
+        return boxes * torch.tensor([x, y, x, y], dtype=dtype, device=boxes.device)
+    return boxes * np.array([x, y, x, y], dtype=np.result_type(boxes, np.float32))
