@@ -1,0 +1,360 @@
+"""The command line: ``mnvision train | eval | predict`` and the scripts of ``tools/``.
+
+Hydra composes the configuration and this file checks it, so that every wrong key is answered with the nearest right
+one; only then is the rest of the program loaded, and torch with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.resources
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import hydra
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+import mnvision
+from mnvision import config
+from mnvision.errors import UserError
+
+COMMANDS = {
+    "train": "train a model, evaluate it every epoch, keep the best checkpoint",
+    "eval": "measure a checkpoint, or a model with pretrained weights, on a data set",
+    "predict": "annotated pictures and a JSON file of what a model finds",
+}
+HELP = """\
+mnvision {version}: MobileNet for every vision task of its paper
+
+  mnvision COMMAND [GROUP=OPTION ...] [KEY=VALUE ...]
+
+Commands:
+{commands}
+
+Examples:
+  mnvision train                                    the bundled generated data: works anywhere, offline
+  mnvision train backbone.alpha=0.75 task.image_size=224
+  mnvision train data=coco data.root=/data/coco
+  mnvision eval ckpt=runs/ssd/.../checkpoints/best.ckpt
+  mnvision predict ckpt=best.ckpt source=photos/
+
+`mnvision COMMAND --help` lists its groups and every key with its value.
+Set MNVISION_TRACEBACK=1 for the traceback of an error."""
+
+SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+# Lightning says these to everybody; none of them is news to this program.
+NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*exists and is not empty.*",
+)
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+WRONG_USAGE = 2
+
+
+def main() -> None:
+    """The ``mnvision`` program.
+
+    Raises:
+        SystemExit: With status 0, 1 after an error, 2 for wrong usage, 130 when interrupted.
+    """
+    arguments = sys.argv[1:]
+    command = arguments[0] if arguments else "--help"
+    if command in COMMANDS:
+        _launch(command, arguments[1:], program=[sys.argv[0], command])
+    elif command in ("--help", "-h", "help"):
+        lines = [f"  {name:9}{what}" for name, what in COMMANDS.items()]
+        _print(HELP.format(version=mnvision.__version__, commands="\n".join(lines)))
+    elif command in ("--version", "-V"):
+        _print(f"mnvision {mnvision.__version__}")
+    else:
+        message = f"unknown command {command!r}, expected one of {', '.join(COMMANDS)}"
+        raise SystemExit(_fail(UserError(message + config.did_you_mean(command, COMMANDS)), status=WRONG_USAGE))
+
+
+def main_train() -> None:
+    """What ``tools/train.py`` does; the same as ``mnvision train``."""
+    _launch("train", sys.argv[1:], program=sys.argv[:1])
+
+
+def main_eval() -> None:
+    """What ``tools/eval.py`` does; the same as ``mnvision eval``."""
+    _launch("eval", sys.argv[1:], program=sys.argv[:1])
+
+
+def main_predict() -> None:
+    """What ``tools/predict.py`` does; the same as ``mnvision predict``."""
+    _launch("predict", sys.argv[1:], program=sys.argv[:1])
+
+
+def rewrite(arguments: Sequence[str], *, groups: Sequence[str]) -> list[str]:
+    """Turn what the user typed into what Hydra accepts without an opinion of its own.
+
+    ``key=value`` becomes ``++key=value``, so that an unknown key reaches our own check; a group keeps its form;
+    ``group=null`` takes the group out; a path with signs that mean something to Hydra is quoted. Flags, deletions
+    and Hydra's own keys stay as they are.
+
+    >>> rewrite(["backbone.alfa=1", "task=ssd", "+seed=1,2", "--multirun"], groups=["task"])
+    ['++backbone.alfa=1', 'task=ssd', '++seed=1,2', '--multirun']
+    """
+    sweep = _is_sweep(arguments)
+    if {"-sc", "--shell-completion"} & set(arguments):
+        return list(arguments)
+    rewritten = []
+    for argument in arguments:
+        match = re.fullmatch(r"\+{0,2}([A-Za-z_][\w.]*)=(.*)", argument, flags=re.DOTALL)
+        if not match or match[1].startswith("hydra."):
+            rewritten.append(argument)
+        elif match[1] in groups:
+            rewritten.append(f"~{match[1]}" if match[2] == "null" else f"{match[1]}={match[2]}")
+        else:
+            value = _quote(match[2], sweep=sweep) if match[1] in config.PATH_KEYS else match[2]
+            rewritten.append(f"++{match[1]}={value}")
+    return rewritten
+
+
+def override_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys and groups that a list of overrides sets, without signs and values.
+
+    >>> override_keys(["++data.root=/data", "data=coco", "~experiment"])
+    ['data.root', 'data', 'experiment']
+    """
+    return [override.lstrip("+~").split("=", 1)[0] for override in overrides]
+
+
+def config_groups() -> list[str]:
+    """The groups of ``conf/``: the folders of its files."""
+    folders = importlib.resources.files("mnvision.conf").iterdir()
+    return sorted(folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_"))
+
+
+def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -> None:
+    """Compose, check and run; every way out but success is a SystemExit."""
+    _configure_logging()
+    try:
+        _check_hydra_keys(arguments)
+        overrides = rewrite(arguments, groups=config_groups())
+        if _is_sweep(arguments):
+            overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if _names_one_folder(word)]
+            _check_sweep(overrides, command=command)
+        _compose(
+            overrides,
+            command=command,
+            job=lambda cfg: _run(cfg, command=command, arguments=arguments, program=program),
+        )
+    except KeyboardInterrupt:
+        raise SystemExit(_interrupted()) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends with status 1 after Ctrl-C
+            raise SystemExit(_interrupted()) from None
+        raise
+    except UserError as error:
+        raise SystemExit(_fail(error)) from None
+
+
+def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfig], None]) -> None:
+    """Let Hydra compose the configuration and call ``job`` with it: once, or for every job of a sweep.
+
+    Raises:
+        UserError: Hydra cannot compose the configuration.
+        SystemExit: A job raised a UserError; its message is printed.
+    """
+    started = False
+    full_error = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors, where it would print them and leave
+    user_choice = os.environ.get(full_error, "0")
+
+    def task(cfg: DictConfig) -> None:
+        nonlocal started
+        started = True
+        with _process(sys.argv, {**os.environ, full_error: user_choice}):
+            try:
+                job(cfg)
+            except UserError as error:
+                raise SystemExit(_fail(error)) from None
+
+    start = hydra.main(config_path="pkg://mnvision.conf", config_name=command, version_base="1.3")(task)
+    with _process([sys.argv[0], *overrides], {**os.environ, full_error: "1"}):
+        try:
+            start()
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            if started:
+                raise
+            raise UserError(_explain(error)) from error
+
+
+def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Sequence[str]) -> None:
+    """Check the composed configuration; then load the program and run the command."""
+    hydra_cfg = HydraConfig.get()
+    plain = _prepare(cfg, command=command)
+    job_arguments = list(arguments)
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        parent = plain["output_dir"] or os.path.abspath(hydra_cfg.sweep.dir)
+        plain["output_dir"] = os.path.join(parent, str(hydra_cfg.job.num))
+        flags = [word for word in arguments if not _is_override(word) and word not in SWEEP_FLAGS]
+        searchpath = [word for word in hydra_cfg.overrides.hydra if word.startswith("hydra.searchpath=")]
+        output_dir = "++output_dir=" + _quote(plain["output_dir"], sweep=True)
+        job_arguments = [*flags, *searchpath, *hydra_cfg.overrides.task, output_dir]
+    plain["overrides"] = override_keys(hydra_cfg.overrides.task)
+
+    from mnvision import run  # torch and lightning: seconds that a typo does not wait for
+
+    functions = {"train": run.train, "eval": run.evaluate, "predict": run.predict}
+    # Lightning starts the processes of further GPUs with sys.argv: each must run this one job and no other.
+    with _process([*program, *job_arguments], os.environ):
+        functions[command](plain)
+
+
+def _prepare(cfg: DictConfig, *, command: str) -> dict[str, Any]:
+    config.validate(cfg, command=command)
+    plain = config.absolute_paths(config.to_plain(cfg), start=Path.cwd())
+    config.check_files(plain)
+    return plain
+
+
+def _check_sweep(overrides: Sequence[str], *, command: str) -> None:
+    """Check all jobs of a sweep before the first one starts: the typo in the last may be hours away."""
+    if any(word.startswith(("hydra/sweeper=", "hydra/launcher=")) for word in overrides):
+        return  # another sweeper makes up its jobs as it goes, another launcher may run them elsewhere
+    logging.disable(logging.INFO)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            sweep_dir = "hydra.sweep.dir=" + _quote(folder, sweep=True)
+            _compose([*overrides, sweep_dir], command=command, job=lambda cfg: _check_job(cfg, command=command))
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _check_job(cfg: DictConfig, *, command: str) -> None:
+    try:
+        _prepare(cfg, command=command)
+    except UserError as error:
+        raise UserError(f"job {HydraConfig.get().job.override_dirname.replace('++', '')}: {error}") from error
+
+
+def _check_hydra_keys(arguments: Sequence[str]) -> None:
+    """Hydra takes any ``+hydra.key``, and for a misspelt ``hydra.key`` it recommends just that."""
+    for argument in arguments:
+        key = argument.lstrip("+~").split("=", 1)[0]
+        if not _is_override(argument) or not key.startswith("hydra."):
+            continue
+        schema: Any = HydraConf
+        for part in key.split(".")[1:]:
+            if not dataclasses.is_dataclass(schema):
+                break
+            names = typing.get_type_hints(schema)
+            if part not in names:
+                raise UserError(f"{key}: unknown key of Hydra{config.did_you_mean(part, names)}")
+            schema = names[part]
+
+
+def _explain(error: Exception) -> str:
+    """What Hydra could not compose, without the advice that does not hold here."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        meant = config.did_you_mean(option, error.options)
+        return f"{group}={option}: no such option of {group}{meant} (there is {', '.join(error.options)})"
+    if isinstance(error, OverrideParseException):
+        word = error.override.lstrip("+")
+        return f"cannot read {word!r}: expected KEY=VALUE; quote special signs in a value, as in 'KEY=\"a value\"'"
+    lines = [line for line in str(error).splitlines() if not line.startswith(("To append to", "Config search path"))]
+    cause = [str(error.__cause__).splitlines()[0]] if isinstance(error.__cause__, OmegaConfBaseException) else []
+    return "\n  ".join([*lines, *cause]).replace("++", "")
+
+
+def _is_override(argument: str) -> bool:
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return any(flag in arguments for flag in SWEEP_FLAGS)
+
+
+def _names_one_folder(override: str) -> bool:
+    return override.startswith("++output_dir=") and not re.search(r"[,$]|=null$", override)
+
+
+def _quote(path: str, *, sweep: bool) -> str:
+    """Quote a path with signs that Hydra would read as its own; a comma separates values only in a sweep."""
+    plain_signs = r"[\w./\\:+%@?|*$-]*" if not sweep else r"[\w./\\:+%@?|*$,-]*"
+    if re.fullmatch(plain_signs, path) or path[0] in "'\"" or "${" in path:
+        return path
+    return '"' + path.replace('"', '\\"') + '"'
+
+
+@contextlib.contextmanager
+def _process(argv: Sequence[str], environ: Mapping[str, str]) -> Iterator[None]:
+    """Run a block with these arguments and this environment; both are as before afterwards."""
+    before = sys.argv, dict(os.environ)
+    sys.argv = list(argv)
+    _set_environ(environ)
+    try:
+        yield
+    finally:
+        sys.argv = before[0]
+        _set_environ(before[1])
+
+
+def _set_environ(environ: Mapping[str, str]) -> None:
+    wanted = dict(environ)
+    for key in set(os.environ) - set(wanted):
+        del os.environ[key]
+    os.environ.update(wanted)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes to the sys.stderr of the moment: a progress bar puts its own in place while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        _print(f"{time.strftime('%H:%M:%S')} {level}{self.format(record)}", stream=sys.stderr)
+
+
+def _configure_logging() -> None:
+    root = logging.getLogger()
+    if not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
+        root.addHandler(_ConsoleHandler())
+    root.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # devices, tips, seeds
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, category, *_, **__: str(message)
+    for pattern in NOISE:
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def _fail(error: UserError, *, status: int = 1) -> int:
+    """Print the message of an error and return the exit status."""
+    if "1" in (os.environ.get("MNVISION_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
+        traceback.print_exception(error)
+    # A data worker's error arrives with its traceback as the message: what the user needs is the end of it.
+    worker = re.fullmatch(r"Caught \w+ in .*?\nmnvision\.errors\.\w+: (.*)", str(error), flags=re.DOTALL)
+    sys.stdout.flush()
+    _print(f"error: {worker[1].strip() if worker else error}", stream=sys.stderr)
+    return status
+
+
+def _interrupted() -> int:
+    sys.stdout.flush()
+    _print("interrupted", stream=sys.stderr)
+    return INTERRUPTED
+
+
+def _print(text: str, *, stream: TextIO | None = None) -> None:
+    print(text, file=stream or sys.stdout, flush=True)

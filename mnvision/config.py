@@ -1,0 +1,291 @@
+"""The check of a composed configuration, which reports everything that is wrong with it at once.
+
+Nothing here imports torch or lightning, so that a typo is answered at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnvision.errors import ConfigError, UserError
+from mnvision.ops.resolution import input_size
+from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, accepts, choices, describe, fields
+
+ALLOWED_TARGETS = ("torch.optim.", "torchvision.", "torch.", "mnvision.", "lightning.")
+OPTIMIZERS = ("torch.optim.",)
+# Paths that the user gives: relative to the folder in which the command was started.
+PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "data.root", "task.weights", "backbone.weights")
+
+Problem = tuple[str, str]  # dotted key, what is wrong with it
+
+
+def validate(cfg: DictConfig | Mapping[str, Any], *, command: str = "train") -> None:
+    """Check a composed configuration against the schema.
+
+    Args:
+        cfg: What Hydra composed, or the same as plain nested dicts.
+        command: ``train``, ``eval`` or ``predict``: the keys at the top differ.
+
+    Raises:
+        ConfigError: One message with a line for each unknown key (and the nearest right one), wrong type, value out
+            of range and missing value.
+    """
+    problems = find_problems(to_plain(cfg), command=command)
+    if problems:
+        raise ConfigError(_report(problems))
+
+
+def to_plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as nested dicts and lists with every ``${...}`` resolved; a missing value stays ``???``.
+
+    Raises:
+        ConfigError: An interpolation names what is not there.
+    """
+    if not OmegaConf.is_config(cfg):
+        return dict(cfg)
+    try:
+        plain = OmegaConf.to_container(typing.cast(DictConfig, cfg), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_report([(str(error.full_key), str(error).splitlines()[0])])) from error
+    return typing.cast(dict[str, Any], plain)
+
+
+def to_yaml(cfg: Mapping[str, Any]) -> str:
+    """A plain configuration as YAML text, without the list of what the command line changed."""
+    return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in cfg.items() if key != "overrides"}))
+
+
+def find_problems(cfg: Mapping[str, Any], *, command: str) -> list[Problem]:
+    """Every problem of a plain configuration, in the order of its sections."""
+    known = known_keys(cfg, command=command)
+    problems: list[Problem] = []
+    for section in SECTIONS:
+        problems += _check_section(section, cfg, known)
+    problems += _check_optimizer(cfg, known)
+    top = {key: value for key, value in cfg.items() if key not in SECTIONS and key != "optimizer"}
+    problems += _check_keys(top, fields(COMMANDS[command]), prefix="", known=known)
+    problems += _check_together(cfg, command=command, wrong={key for key, _ in problems})
+    order = {section: place for place, section in enumerate(cfg)}
+    return sorted(problems, key=lambda problem: order.get(problem[0].split(".")[0], -1))
+
+
+def known_keys(cfg: Mapping[str, Any], *, command: str) -> list[str]:
+    """All right dotted keys of a command, for the sections that are chosen in ``cfg``, and the sections' own names."""
+    keys = [*fields(COMMANDS[command])]
+    for section in SECTIONS:
+        keys += [section, *(f"{section}.{key}" for schema in _schemas(section, cfg) for key in fields(schema))]
+    keys += ["optimizer", *(f"optimizer.{key}" for key in ("_target_", "lr", *_mapping(cfg.get("optimizer"))))]
+    return list(dict.fromkeys(keys))
+
+
+def nearest_keys(key: str, known: Iterable[str]) -> list[str]:
+    """The right dotted keys that were most likely meant: the last part counts most, then the section.
+
+    >>> nearest_keys("alpha", ["backbone.alpha", "task.focal_alpha", "seed"])
+    ['backbone.alpha']
+    """
+    section, _, name = key.rpartition(".")
+    scores: dict[str, float] = {}
+    for candidate in known:
+        other_section, _, other_name = candidate.rpartition(".")
+        likeness = _ratio(name, other_name)
+        if likeness >= 0.6:
+            scores[candidate] = 3 * likeness + _ratio(section, other_section)
+    best = max(scores.values(), default=0)
+    return [candidate for candidate, score in scores.items() if score == best]
+
+
+def did_you_mean(word: object, words: Iterable[str]) -> str:
+    """``; did you mean X?`` for the word nearest to a misspelt one, or nothing."""
+    near = difflib.get_close_matches(str(word), list(words), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def resolve_target(path: str, *, allowed: Sequence[str] = ALLOWED_TARGETS) -> type:
+    """Import the class that a ``_target_`` names. Only listed packages: a name in a file can run no other code.
+
+    Args:
+        path: Dotted path such as ``torch.optim.SGD``.
+        allowed: Prefixes of which the path, and the module that defines the class, must have one.
+
+    Raises:
+        UserError: The path is outside the list, or does not lead to a class.
+    """
+    rule = f"expected a class under {' or '.join(allowed)}"
+    if not _is_allowed(path, allowed):
+        raise UserError(f"_target_ {path!r} is not allowed: {rule}")
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"_target_ {path!r} cannot be imported ({error}): {rule}") from error
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise UserError(f"_target_ {path!r} is no class: {rule}{did_you_mean(name, classes)}")
+    if not _is_allowed(f"{found.__module__}.{found.__name__}", allowed):
+        raise UserError(f"_target_ {path!r} is not allowed, it belongs to {found.__module__}: {rule}")
+    return found
+
+
+def absolute_paths(cfg: Mapping[str, Any], *, start: Path) -> dict[str, Any]:
+    """A copy of a plain configuration with the user's paths made absolute.
+
+    Args:
+        cfg: A valid configuration as nested dicts.
+        start: Folder that relative paths are relative to. Weights may be a name as well as a file: they are left
+            alone where no such file is there.
+    """
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in cfg.items()}
+    for key in PATH_KEYS:
+        section, _, name = key.rpartition(".")
+        values = result.get(section, {}) if section else result
+        given = values.get(name)
+        if not isinstance(given, str) or "://" in given:
+            continue
+        path = os.path.abspath(start / Path(given).expanduser())
+        if name != "weights" or os.path.exists(path):
+            values[name] = path
+    return result
+
+
+def check_files(cfg: Mapping[str, Any]) -> None:
+    """Check that what a command reads first is there, before anything slow starts.
+
+    Args:
+        cfg: A valid configuration with absolute paths.
+
+    Raises:
+        ConfigError: One message with a line for each file or folder that is not there.
+    """
+    paths = {"ckpt": cfg.get("ckpt"), "resume": cfg.get("resume")}
+    if cfg["data"]["name"] == "coco":
+        paths["data.root"] = cfg["data"]["root"]
+    problems = [(key, f"no such file or folder: {path}") for key, path in paths.items() if path]
+    problems = [(key, problem) for key, problem in problems if not Path(str(paths[key])).exists()]
+    if problems:
+        raise ConfigError(_report(problems))
+
+
+def _check_section(section: str, cfg: Mapping[str, Any], known: list[str]) -> list[Problem]:
+    members = SECTIONS[section]
+    if section not in cfg:
+        return [(section, f"missing, expected a section of keys; choose one with {section}=...")]
+    values = cfg[section]
+    if not isinstance(values, Mapping):
+        return [(section, f"expected a section of keys, got {_show(values)}")]
+    name = "" if "" in members else values.get("name", "???")
+    if not isinstance(name, str) or name not in members:
+        return list(_check_value(f"{section}.name", name, Literal[tuple(members)]))
+    return _check_keys(values, fields(members[name]), prefix=f"{section}.", known=known)
+
+
+def _check_optimizer(cfg: Mapping[str, Any], known: list[str]) -> list[Problem]:
+    """The class of an optimizer decides its further keys: they are checked when it is built."""
+    values = cfg.get("optimizer")
+    if not isinstance(values, Mapping):
+        return [("optimizer", "missing, expected a section of keys; choose one with optimizer=...")]
+    further = {key: Any for key in values if key not in OPTIMIZER}
+    needed = {key: kind for key, kind in OPTIMIZER.items() if key in values or key in ("_target_", "lr")}
+    problems = _check_keys(values, needed | further, prefix="optimizer.", known=known)
+    target = values.get("_target_")
+    if isinstance(target, str) and not _is_allowed(target, OPTIMIZERS):
+        problems.append(("optimizer._target_", f"expected a class of torch.optim, got {_show(target)}"))
+    return problems
+
+
+def _check_keys(
+    values: Mapping[str, Any], expected: Mapping[str, Any], *, prefix: str, known: list[str]
+) -> list[Problem]:
+    problems: list[Problem] = []
+    for key, value in values.items():
+        if key in expected:
+            problems += _check_value(f"{prefix}{key}", value, expected[key])
+            continue
+        for path in _leaves(f"{prefix}{key}", value):
+            near = " or ".join(nearest_keys(path, known))
+            problems.append((path, "unknown key" + (f"; did you mean {near}?" if near else "")))
+    missing = [key for key in expected if key not in values]
+    return problems + [(f"{prefix}{key}", f"missing, expected {describe(expected[key])}") for key in missing]
+
+
+def _check_value(path: str, value: Any, kind: Any) -> Iterator[Problem]:
+    if value == "???":
+        yield path, f"missing, expected {describe(kind)}; give {path}=..."
+    elif kind is not Any and not accepts(kind, value):
+        yield path, f"expected {describe(kind)}, got {_show(value)}{did_you_mean(value, choices(kind))}"
+
+
+def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) -> Iterator[Problem]:
+    """Values that are right alone and wrong together; where one is wrong alone, that was said already."""
+
+    def right(*keys: str) -> list[Any] | None:
+        if wrong & set(keys):
+            return None
+        found = []
+        for section, _, name in (key.rpartition(".") for key in keys):
+            values = _mapping(cfg.get(section)) if section else cfg
+            if name not in values:
+                return None
+            found.append(values[name])
+        return found
+
+    if (scales := right("task.min_scale", "task.max_scale")) and scales[0] >= scales[1]:
+        yield "task.min_scale", f"expected less than task.max_scale {scales[1]}, got {scales[0]}"
+    if size := right("task.image_size", "backbone.rho"):
+        try:
+            input_size(*size)
+        except UserError as error:
+            yield "backbone.rho", str(error)
+    if (steps := right("scheduler.milestones")) and any(a >= b for a, b in zip(steps[0], steps[0][1:], strict=False)):
+        yield "scheduler.milestones", f"expected rising epochs, got {_show(steps[0])}"
+    if command != "train" and right("ckpt", "task.weights") == [None, None]:
+        yield (
+            "ckpt",
+            "missing, expected a checkpoint; or give task.weights=... for a model built from the configuration",
+        )
+
+
+def _schemas(section: str, cfg: Mapping[str, Any]) -> Iterable[type]:
+    name = _mapping(cfg.get(section)).get("name")
+    chosen = [schema for member, schema in SECTIONS[section].items() if member == name]
+    return chosen or SECTIONS[section].values()
+
+
+def _leaves(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}", inner)
+    else:
+        yield path
+
+
+def _report(problems: Sequence[Problem]) -> str:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
+    return "\n".join([count, *(f"  {key}: {problem}" for key, problem in problems)])
+
+
+def _show(value: Any) -> str:
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
+
+
+def _is_allowed(path: str, allowed: Sequence[str]) -> bool:
+    return path.startswith(tuple(allowed)) and all(part.isidentifier() for part in path.split("."))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -1,0 +1,271 @@
+"""Which keys a configuration has and which values they may take; the YAML files of ``conf/`` explain the keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Annotated, Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds of a number: greater than ``above``, at least ``low``, at most ``high``."""
+
+    above: float = -math.inf
+    low: float = -math.inf
+    high: float = math.inf
+
+    def allow(self, value: float) -> bool:
+        """Whether a number lies within the bounds; infinity and NaN never do."""
+        return math.isfinite(value) and self.above < value and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        bounds = [f"> {self.above:g}"] if math.isfinite(self.above) else []
+        bounds += [f">= {self.low:g}"] if math.isfinite(self.low) else []
+        bounds += [f"<= {self.high:g}"] if math.isfinite(self.high) else []
+        return " and ".join(bounds)
+
+
+Positive = Annotated[float, Limits(above=0)]
+NotNegative = Annotated[float, Limits(low=0)]
+Fraction = Annotated[float, Limits(low=0, high=1)]
+Share = Annotated[float, Limits(above=0, high=1)]
+Count = Annotated[int, Limits(low=1)]
+Natural = Annotated[int, Limits(low=0)]
+Pixels = Annotated[int, Limits(low=32)]
+FilePath = Annotated[str, "a path"]
+Weights = Annotated[str, "a name or a path of weights"]
+
+
+@dataclasses.dataclass
+class SSD:
+    """Keys of ``task`` where its name is ``ssd``."""
+
+    name: Literal["ssd"]
+    image_size: Pixels
+    form: Literal["paper", "lite"]
+    weights: Weights | None
+    loss: Literal["softmax", "sigmoid", "focal"] | None
+    negative_ratio: Positive
+    matching_iou: Share
+    box_weight: NotNegative
+    focal_alpha: Fraction
+    focal_gamma: NotNegative
+    score_threshold: Fraction
+    nms_iou: Fraction
+    pre_nms_top_k: Count
+    max_detections: Count
+    min_scale: Share
+    max_scale: Share
+
+
+@dataclasses.dataclass
+class MobileNetV1:
+    """Keys of ``backbone`` where its name is ``mobilenet_v1``."""
+
+    name: Literal["mobilenet_v1"]
+    alpha: Positive
+    rho: Positive
+    variant: Literal["standard", "shallow", "full_conv"]
+    padding: Literal["symmetric", "same"] | None
+    activation: Literal["relu", "relu6"] | None
+    norm_eps: Positive | None
+    norm_momentum: Share
+    weights: Weights | None
+    freeze: Annotated[int, Limits(low=0, high=5)]
+    norm: Literal["train", "freeze_statistics", "freeze"]
+
+
+@dataclasses.dataclass
+class Coco:
+    """Keys of ``data`` where its name is ``coco``."""
+
+    name: Literal["coco"]
+    root: FilePath
+    train_images: FilePath
+    train_annotations: FilePath
+    val_images: FilePath
+    val_annotations: FilePath
+    batch_size: Count
+    num_workers: Natural | None
+    augment: Literal["none", "flip", "ssd"]
+    bad_images: Literal["error", "skip"]
+    classes: list[str] | None
+
+
+@dataclasses.dataclass
+class Shapes(Coco):
+    """Keys of ``data`` where its name is ``shapes``."""
+
+    name: Literal["shapes"]  # type: ignore[assignment]
+    seed: Natural
+    train_count: Count
+    val_count: Count
+    canvas: Pixels
+
+
+@dataclasses.dataclass
+class Scheduler:
+    """Keys of ``scheduler``."""
+
+    name: Literal["cosine", "exponential", "multistep", "constant"]
+    warmup_epochs: NotNegative
+    gamma: Share
+    every_epochs: Positive
+    milestones: list[Count]
+    final_factor: Fraction
+
+
+@dataclasses.dataclass
+class Trainer:
+    """Keys of ``trainer``."""
+
+    max_epochs: Count
+    precision: Literal["auto", 32, "bf16", 16]
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    devices: Literal["auto"] | Count | list[Natural]
+    channels_last: bool
+    fused: bool
+    keep_memory: bool
+    selective_weight_decay: bool
+    gradient_clip: Positive | None
+    limit_train_batches: Count | Share | None
+    limit_val_batches: Count | Share | None
+    check_every_epochs: Count
+    progress_bar: bool
+    log_every_steps: Count
+    tensorboard: bool
+    unfold: bool
+    unfold_batches: Count
+    pictures: Natural
+    deterministic: bool
+    compile: bool
+
+
+@dataclasses.dataclass
+class Command:
+    """Keys at the top of every command's configuration."""
+
+    seed: Natural
+    output_dir: FilePath | None
+
+
+@dataclasses.dataclass
+class Train(Command):
+    """Keys at the top of ``train``."""
+
+    resume: FilePath | None
+
+
+@dataclasses.dataclass
+class Eval(Command):
+    """Keys at the top of ``eval``."""
+
+    ckpt: FilePath | None
+    split: Literal["val", "train"]
+
+
+@dataclasses.dataclass
+class Predict(Command):
+    """Keys at the top of ``predict``."""
+
+    ckpt: FilePath | None
+    source: FilePath
+    score_threshold: Fraction
+    batch_size: Count
+
+
+COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict}
+# The schema of a section by its `name`; one without a name has one schema.
+SECTIONS: dict[str, dict[str, type]] = {
+    "task": {"ssd": SSD},
+    "backbone": {"mobilenet_v1": MobileNetV1},
+    "scheduler": dict.fromkeys(("cosine", "exponential", "multistep", "constant"), Scheduler),
+    "trainer": {"": Trainer},
+    "data": {"shapes": Shapes, "coco": Coco},
+}
+# An optimizer's class decides which further keys it has. It needs the first two; these are checked where given.
+OPTIMIZER: dict[str, Any] = {
+    "_target_": Annotated[str, "a class of torch.optim"],
+    "lr": Positive,
+    "momentum": Fraction,
+    "weight_decay": NotNegative,
+    "nesterov": bool,
+    "alpha": Fraction,
+    "betas": list[Fraction],
+    "eps": Positive | list[float | None],
+    "dampening": NotNegative,
+}
+
+
+def fields(schema: type) -> dict[str, Any]:
+    """The keys of a schema class and the type of each."""
+    return typing.get_type_hints(schema, include_extras=True)
+
+
+def accepts(annotation: Any, value: Any) -> bool:
+    """Whether a value has a type and lies within its limits. An integer is also a number; a bool is neither.
+
+    >>> accepts(Positive, 1), accepts(Positive, 0), accepts(Count, 1.5), accepts(Count | None, None)
+    (True, False, False, True)
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        limits = arguments[1]
+        return accepts(arguments[0], value) and (not isinstance(limits, Limits) or limits.allow(value))
+    if origin in (typing.Union, types.UnionType):
+        return any(accepts(member, value) for member in arguments)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(accepts(arguments[0], item) for item in value)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation is str:
+        return isinstance(value, str) and value.strip() != ""
+    return isinstance(value, annotation)
+
+
+def describe(annotation: Any, *, plural: bool = False) -> str:
+    """A type in words, as in "expected ...".
+
+    >>> describe(Count), describe(Positive | None), describe(list[Natural]), describe(Literal["val", "train"])
+    ('an integer >= 1', 'a number > 0 or null', 'a list of integers >= 0', 'val or train')
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        extra = arguments[1]
+        return extra if isinstance(extra, str) else f"{describe(arguments[0], plural=plural)} {extra}"
+    if origin in (typing.Union, types.UnionType):
+        return _join([word for member in arguments for word in _words(member)])
+    if origin is Literal:
+        return _join(_words(annotation))
+    if origin is list:
+        return f"a list of {describe(arguments[0], plural=True)}"
+    one, many = {float: ("a number", "numbers"), int: ("an integer", "integers"), str: ("a text", "texts")}.get(
+        annotation, ("true or false", "true or false")
+    )
+    return many if plural else one
+
+
+def choices(annotation: Any) -> list[str]:
+    """The words that a type allows, where it lists them."""
+    if typing.get_origin(annotation) is Literal:
+        return _words(annotation)
+    return [word for member in typing.get_args(annotation) if not isinstance(member, str) for word in choices(member)]
+
+
+def _words(annotation: Any) -> list[str]:
+    if annotation is types.NoneType:
+        return ["null"]
+    if typing.get_origin(annotation) is Literal:
+        return [str(choice) for choice in typing.get_args(annotation)]
+    return [describe(annotation)]
+
+
+def _join(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
