@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +105,12 @@ def write_predictions(results: Sequence[dict[str, Any]], path: str | os.PathLike
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(list(results), allow_nan=False))
-            os.chmod(temporary, 0o644)  # mkstemp makes it private
+            temporary.write_text(json.dumps(list(results), allow_nan=False), encoding="utf-8")
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write the predictions to {path}: {error.strerror or error}.") from error
     return path
