@@ -64,6 +64,7 @@ NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     ".*exists and is not empty.*",
+    ".*LeafSpec.*is deprecated.*",
 )
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 WRONG_USAGE = 2
