@@ -54,21 +54,22 @@ def best_candidates(
 
 
 def suppress(candidates: Candidates, *, iou: float, max_detections: int, image_size: int) -> Candidates:
-    """Greedy non-maximum suppression within each class and picture, in one call for the whole batch.
+    """Greedy non-maximum suppression within each class of each picture.
+
+    One call a picture, over all its classes: the work grows with the square of the boxes in a call, so a call for the
+    whole batch would take as many times longer as there are pictures.
 
     Returns:
         The survivors, best first, padded to ``max_detections`` a picture with boxes and labels 0 and scores -1.
     """
     boxes, scores, labels = candidates
-    batch, count = scores.shape
-    # Every (picture, class) moves to a square of its own, so that boxes of different ones never overlap.
+    count = scores.shape[1]
+    # Every class moves to a square of its own, so that boxes of different classes never overlap.
     # float64: with float32 the far squares would lose the fractions of a pixel.
-    square = torch.arange(batch, device=labels.device).unsqueeze(1) * (int(labels.max()) + 1) + labels
-    apart = boxes.double() + (square * (image_size + 1)).unsqueeze(-1)
-    usable = (scores > 0).flatten().nonzero().squeeze(1)
-    kept = usable[torchvision.ops.nms(apart.flatten(0, 1)[usable], scores.flatten()[usable], iou)]
+    apart = boxes.double() + (labels * (image_size + 1)).unsqueeze(-1)
     alive = torch.zeros_like(scores, dtype=torch.bool)
-    alive.view(-1)[kept] = True
+    for row, number in enumerate((scores > 0).sum(1).tolist()):  # best first: the usable ones are a prefix
+        alive[row, torchvision.ops.nms(apart[row, :number], scores[row, :number].double(), iou)] = True
     final, order = scores.masked_fill(~alive, -1.0).topk(min(max_detections, count), dim=1)
     empty = final < 0
     return Candidates(

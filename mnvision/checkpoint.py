@@ -1,0 +1,88 @@
+"""Checkpoints that describe themselves: what they hold is rebuilt without Hydra and without a trainer."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mnvision import __version__
+from mnvision.models.create import TASKS, ModelSpec, build_model
+from mnvision.types import Preprocessing, UserError
+
+# Under this key a checkpoint says what it is.
+SECTION = "mnvision"
+PREFIX = "model."  # of the parameter names: the training module holds the network as `model`
+
+
+def describe_model(model: nn.Module, *, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The self-description that goes into a checkpoint: plain values only, so that it loads with ``weights_only``."""
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    return {"version": __version__, "model": asdict(spec), "config": config or {}}
+
+
+def save_model(model: nn.Module, path: str | Path, *, config: dict[str, Any] | None = None) -> None:
+    """Write a model's weights and description to a file that ``load_model`` reads."""
+    state = {PREFIX + name: tensor for name, tensor in model.state_dict().items()}
+    torch.save({SECTION: describe_model(model, config=config), "state_dict": state}, path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of a run, or one that ``save_model`` wrote, without running code from it.
+
+    Raises:
+        UserError: If the file is missing, not a checkpoint, or not one of mnvision.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"ckpt: there is no file {path}; give the path of a checkpoint, such as runs/.../best.ckpt")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"ckpt: {path} is not a checkpoint that can be read ({_first_line(error)})") from error
+    if not isinstance(content, dict) or SECTION not in content:
+        raise UserError(
+            f"ckpt: {path} was not written by mnvision: it does not say what model it holds; "
+            "weights of other programs go into task.weights or backbone.weights"
+        )
+    return content
+
+
+def load_model(path: str | Path, *, task: str | None = None) -> nn.Module:
+    """Rebuild a model with its weights from a checkpoint; on the CPU and in evaluation mode.
+
+    Args:
+        path: A checkpoint of a run, or one that ``save_model`` wrote.
+        task: The task that the model must be of, if that matters.
+
+    Raises:
+        UserError: If the file is not such a checkpoint, or holds a model of another task.
+    """
+    return model_from_checkpoint(read_checkpoint(path), path=path, task=task)
+
+
+def model_from_checkpoint(content: dict[str, Any], *, path: str | Path, task: str | None = None) -> nn.Module:
+    """``load_model`` for a checkpoint that is read already."""
+    stated = dict(content[SECTION]["model"])
+    if stated["task"] not in TASKS:
+        raise UserError(f"ckpt: {path} holds a model of task {stated['task']}, which this version does not know")
+    if task is not None and stated["task"] != task:
+        raise UserError(f"ckpt: {path} holds a model of task {stated['task']}, expected one of task {task}")
+    stated["preprocessing"] = Preprocessing(**stated["preprocessing"])
+    model = build_model(ModelSpec(**stated))
+    state = {
+        name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items() if name.startswith(PREFIX)
+    }
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"ckpt: {path} does not fit the model it describes: {_first_line(error)}") from error
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

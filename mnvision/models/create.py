@@ -1,0 +1,172 @@
+"""Build any task's model by name: from Python, from a configuration, from a checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mnvision.backbones import create_backbone
+from mnvision.backbones.weights import Weights, load_weights, read_weights
+from mnvision.models.classifier import Classifier
+from mnvision.models.ssd import SSD
+from mnvision.ops.resolution import input_size
+from mnvision.types import Preprocessing, UserError
+
+logger = logging.getLogger(__name__)
+
+# Task names are the names of the configuration's `task` group. A plain table, so that a checkpoint can never name
+# a class of its own.
+TASKS: dict[str, type[nn.Module]] = {"ssd": SSD, "classify": Classifier}
+IMAGE_SIZES = {"ssd": 300, "classify": 224}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that rebuilds a model but its weights, in plain values: a checkpoint stores it.
+
+    Attributes:
+        task: A key of ``TASKS``.
+        task_options: Arguments of the task's network.
+        backbone_options: Arguments of ``create_backbone``, its name among them.
+        preprocessing: Input size, mean and standard deviation.
+        classes: Names of the classes, by label.
+        category_ids: The data set's own ids, in the order of ``classes``.
+    """
+
+    task: str
+    task_options: dict[str, Any]
+    backbone_options: dict[str, Any]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """Build the network of a spec, with fresh weights; the model carries the spec as ``model.spec``.
+
+    Raises:
+        UserError: For an unknown task or option, with the nearest right name.
+    """
+    if spec.task not in TASKS:
+        raise UserError(f"unknown task {spec.task!r}; {_nearest(spec.task, TASKS)}")
+    network = TASKS[spec.task]
+    known = set(inspect.signature(network).parameters) - {"backbone", "num_classes", "preprocessing"}
+    _check_options(spec.task_options, known=known, where=f"task {spec.task}")
+    _check_options(
+        spec.backbone_options, known=set(inspect.signature(create_backbone).parameters), where="the backbone"
+    )
+    backbone = create_backbone(**spec.backbone_options)
+    model = network(backbone, num_classes=len(spec.classes), preprocessing=spec.preprocessing, **spec.task_options)
+    model.spec = spec  # type: ignore[assignment]
+    return model
+
+
+def create_model(
+    task: str,
+    *,
+    backbone: str = "mobilenet_v1",
+    alpha: float = 1.0,
+    rho: float = 1.0,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+    weights: str | None = None,
+    backbone_weights: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build a task's model, with fresh or pretrained weights.
+
+    Weights bring the settings they were trained with (padding, activation, BatchNorm epsilon, normalisation, form and
+    loss of the head) wherever an option is left out or None; an option that is given stands.
+
+    Args:
+        task: A key of ``TASKS``, such as ``ssd``.
+        backbone: A name of ``list_backbones()``.
+        alpha: Width multiplier.
+        rho: Resolution multiplier of ``image_size``.
+        image_size: Side of the input in pixels at rho 1; by default the task's own (300 for ssd).
+        num_classes: Classes without background, where they have no names.
+        classes: Names of the classes; by default those of ``weights``.
+        category_ids: The data set's own ids of the classes; by default 1, 2, 3...
+        weights: Weights of the whole model: a path, a URL or a known name.
+        backbone_weights: Weights of the backbone alone: likewise.
+        task_options: Other arguments of the task's network.
+        backbone_options: Other arguments of ``create_backbone``.
+
+    Returns:
+        The model in training mode; ``model.spec`` tells how it was built.
+
+    Raises:
+        UserError: For unknown names, options out of range, or weights that do not fit.
+    """
+    whole = read_weights(weights) if weights else None
+    part = read_weights(backbone_weights) if backbone_weights and not whole else None
+    settings = whole.settings if whole else part.settings if part else {}
+
+    if classes is None and num_classes is None:
+        if whole is None or whole.classes is None:
+            raise UserError("create_model() needs classes or num_classes, or weights that name their classes")
+        named = [(name, label) for label, name in enumerate(whole.classes, start=1) if name is not None]
+        classes, category_ids = [name for name, _ in named], [label for _, label in named]
+    if classes is None:
+        classes = [f"class {label}" for label in range(1, (num_classes or 0) + 1)]
+    size = input_size(image_size or IMAGE_SIZES.get(task, 224), rho)
+    mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
+    spec = ModelSpec(
+        task=task,
+        task_options=_settle(task_options or {}, settings, names=("form", "loss")),
+        backbone_options={
+            "name": backbone,
+            "alpha": alpha,
+            **_settle(backbone_options or {}, settings, names=("variant", "padding", "activation", "norm_eps")),
+        },
+        preprocessing=Preprocessing(size, mean=mean, std=std),
+        classes=tuple(classes),
+        category_ids=tuple(category_ids) if category_ids is not None else tuple(range(1, len(classes) + 1)),
+    )
+    model = build_model(spec)
+    _load(model, whole=whole, part=part)
+    return model
+
+
+def _load(model: nn.Module, *, whole: Weights | None, part: Weights | None) -> None:
+    if whole is not None:
+        report = load_weights(model, whole, classes=model.spec.classes)  # type: ignore[union-attr]
+    elif part is not None:
+        report = load_weights(model.backbone, part, classes=None)  # type: ignore[arg-type]
+    else:
+        return
+    logger.info("%s", report)
+
+
+def _settle(options: Mapping[str, Any], settings: Mapping[str, Any], *, names: Sequence[str]) -> dict[str, Any]:
+    """Fill options that are None from the weights' settings; those that stay None take the network's default."""
+    chosen = {name: value for name, value in options.items() if value is not None}
+    for name in names:
+        if name not in settings:
+            continue
+        if name in chosen and chosen[name] != settings[name]:
+            logger.warning(
+                "%s=%s was asked for; the weights were trained with %s=%s", name, chosen[name], name, settings[name]
+            )
+        chosen.setdefault(name, settings[name])
+    return chosen
+
+
+def _check_options(options: Mapping[str, Any], *, known: set[str], where: str) -> None:
+    for name in options:
+        if name not in known:
+            raise UserError(f"{where} has no option {name!r}; {_nearest(name, known)}")
+
+
+def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"

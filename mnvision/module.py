@@ -1,0 +1,161 @@
+"""The one training module of every task: it sums a model's losses and feeds its predictions to a metric."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from mnvision.backbones.layers import parameters_without_decay
+from mnvision.checkpoint import SECTION, describe_model
+from mnvision.types import Batch, Targets, UserError
+
+logger = logging.getLogger(__name__)
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+# From (optimiser steps taken, all steps, steps of an epoch) to a factor of the learning rate.
+Schedule = Callable[[int, int, float], float]
+
+
+class Metric(Protocol):
+    """What judges predictions: see ``metrics``."""
+
+    def update(self, predictions: Any, targets: Any) -> None:
+        """Add the predictions of a batch."""
+
+    def compute(self) -> dict[str, float]:
+        """The numbers over all batches since the last reset."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+
+class VisionModule(L.LightningModule):
+    """Trains any model that offers ``losses`` and ``predict``.
+
+    Logged: ``train/loss`` and each loss by its name, ``val/loss`` likewise, and the metric's numbers as ``val/...``.
+
+    Args:
+        model: The task's model.
+        metric: Judges the predictions of an evaluation.
+        make_optimizer: Makes the optimiser from parameter groups.
+        schedule: Factor of the learning rate by step.
+        selective_weight_decay: Leave depthwise filters, norms and biases out of weight decay (paper, section 3.1).
+        channels_last: Run in channels-last memory order.
+        config: The resolved configuration, for the checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        metric: Metric | None = None,
+        make_optimizer: MakeOptimizer | None = None,
+        schedule: Schedule | None = None,
+        selective_weight_decay: bool = True,
+        channels_last: bool = True,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)
+        self.metric = metric
+        self.make_optimizer = make_optimizer
+        self.schedule = schedule
+        self.selective_weight_decay = selective_weight_decay
+        self.config = config or {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum of the model's losses, which is minimised."""
+        images = batch.images.contiguous(memory_format=self.memory_format)
+        output = self.model(images)
+        losses = self.model.losses(images, batch.targets, output=output)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise UserError(self._not_finite(batch, losses, output))
+        self.log("train/loss", total.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
+        self._log_parts("train", losses, batch_size=len(images))
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Losses and predictions from one forward pass."""
+        images = batch.images.contiguous(memory_format=self.memory_format)
+        output = self.model(images)
+        losses = self.model.losses(images, batch.targets, output=output)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("val/loss", total, on_epoch=True, batch_size=len(images), sync_dist=True)
+        self._log_parts("val", losses, batch_size=len(images), sync_dist=True)
+        if self.metric is not None:
+            sizes = {"original_sizes": batch.targets.original_sizes} if isinstance(batch.targets, Targets) else {}
+            self.metric.update(self.model.predict(images, output=output, **sizes), batch.targets)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting afresh."""
+        if self.metric is not None:
+            self.metric.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metric's numbers: the same on every process, since the metric gathers by itself."""
+        if self.metric is not None and not self.trainer.sanity_checking:
+            self.log_dict({f"val/{name}": value for name, value in self.metric.compute().items()}, rank_zero_only=False)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser with its parameter groups, and the learning rate of each step."""
+        if self.make_optimizer is None:
+            raise RuntimeError("VisionModule was made without an optimiser: it can evaluate, not train")
+        optimizer = self.make_optimizer(self.parameter_groups())
+        if self.schedule is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = steps / max(1, self.trainer.max_epochs or 1)
+        schedule = self.schedule
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, per_epoch))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The trainable parameters, with and without weight decay."""
+        without = parameters_without_decay(self.model) if self.selective_weight_decay else set()
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for parameter in trainable if parameter not in without]},
+            {"params": [parameter for parameter in trainable if parameter in without], "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint describe itself."""
+        checkpoint[SECTION] = describe_model(self.model, config=self.config)
+
+    def _log_parts(self, stage: str, losses: dict[str, Tensor], *, batch_size: int, sync_dist: bool = False) -> None:
+        parts = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=sync_dist)
+
+    def _not_finite(self, batch: Batch, losses: dict[str, Tensor], output: Any) -> str:
+        """Say which pictures make the loss infinite or NaN."""
+        parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+        where = f"epoch {self.current_epoch}, step {self.global_step}"
+        images = _culprits(self.model, batch, output)
+        return (
+            f"the loss is not finite at {where} ({parts}); pictures with image ids {', '.join(map(str, images))}. "
+            "Look at their boxes, lower optimizer.lr or trainer.gradient_clip, or set trainer.precision=32"
+        )
+
+
+@torch.no_grad()
+def _culprits(model: nn.Module, batch: Batch, output: Any) -> list[int]:
+    """Image ids of the pictures whose own loss is not finite; all of the batch where none is by itself."""
+    targets = batch.targets
+    culprits = []
+    for row in range(len(batch.images)):
+        one = slice(row, row + 1)
+        alone = Targets(*(tensor[one] for tensor in vars(targets).values()))
+        part = type(output)(*(tensor[one] for tensor in output))
+        losses = model.losses(batch.images[one], alone, output=part)
+        if not all(bool(torch.isfinite(value)) for value in losses.values()):
+            culprits.append(int(targets.image_ids[row]))
+    return culprits or [int(image_id) for image_id in targets.image_ids]

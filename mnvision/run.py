@@ -1,0 +1,315 @@
+"""What the commands do: short functions over ``build``. Each takes a valid configuration as plain nested dicts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning as L  # noqa: N812
+import numpy as np
+from torch import nn
+
+from mnvision import build
+from mnvision.backbones.folding import is_folded, unfold_batchnorm
+from mnvision.callbacks import progress_callbacks
+from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
+from mnvision.config import to_yaml
+from mnvision.data.coco import adopt_classes, describe
+from mnvision.data.pictures import find_pictures
+from mnvision.errors import UserError
+from mnvision.metrics.coco import CocoMetric, class_table, coco_table
+from mnvision.metrics.detections import write_predictions
+from mnvision.module import VisionModule
+from mnvision.ops.image import read_image
+from mnvision.profiler import profile
+from mnvision.types import Annotations, Detections
+from mnvision.visualize import draw_detections
+
+logger = logging.getLogger(__name__)
+Config = dict[str, Any]
+
+# Tells the processes that a distributed run starts which folder to write.
+FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
+
+
+def train(cfg: Config) -> dict[str, float]:
+    """Train a model, keep its best and last checkpoint, evaluate the best, and write the run's folder.
+
+    Returns:
+        The final numbers, as in ``metrics.json``.
+    """
+    if cfg["resume"]:
+        cfg = recall(cfg, read_checkpoint(cfg["resume"])[SECTION]["config"])
+    folder = run_folder(cfg)
+    L.seed_everything(cfg["seed"], verbose=False)
+    data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
+    data.prepare_data()
+    data.setup()
+    logger.info("train: %s", describe(data.train_annotations))
+    logger.info("val: %s", describe(data.val_annotations))
+    model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
+    logger.info("%s", model_line(model, cfg))
+    if is_folded(model) and cfg["trainer"]["unfold"] and not cfg["resume"]:
+        _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
+    module = VisionModule(
+        model,
+        metric=CocoMetric(data.val_annotations),
+        make_optimizer=build.build_optimizer(cfg),
+        schedule=build.build_schedule(cfg),
+        selective_weight_decay=cfg["trainer"]["selective_weight_decay"],
+        channels_last=cfg["trainer"]["channels_last"],
+        config=cfg,
+    )
+    if cfg["trainer"]["compile"]:
+        model.compile()
+    trainer = build.build_trainer(
+        cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]), record=True
+    )
+    (folder / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
+    logger.info("run folder: %s", folder)
+    trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = folder / "checkpoints" / "best.ckpt"
+    model.load_state_dict(model_from_checkpoint(read_checkpoint(best), path=best).state_dict())
+    numbers = _measure(trainer, module, data.val_dataloader(), folder=folder)
+    if trainer.is_global_zero:
+        write_pictures(
+            model, data.val_annotations, data.image_folder("val"), folder=folder, count=cfg["trainer"]["pictures"]
+        )
+        logger.info("best checkpoint: %s", best)
+    return numbers
+
+
+def evaluate(cfg: Config) -> dict[str, float]:
+    """Measure a checkpoint, or a model with pretrained weights, on a split; the numbers of the end of training.
+
+    Returns:
+        The numbers, as in ``metrics.json``.
+    """
+    saved = read_checkpoint(cfg["ckpt"]) if cfg["ckpt"] else None
+    if saved is not None:
+        cfg = recall(cfg, saved[SECTION]["config"], sections=("data",))
+    elif not (cfg["task"]["weights"] or cfg["backbone"]["weights"]):
+        raise UserError(
+            "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
+        )
+    folder = run_folder(cfg)
+    L.seed_everything(cfg["seed"], verbose=False)
+    model = model_from_checkpoint(saved, path=cfg["ckpt"]) if saved is not None else None
+    data = build.build_data(cfg, preprocessing=model.preprocessing if model else build.build_preprocessing(cfg))
+    data.prepare_data()
+    data.setup()
+    if model is None:
+        model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
+    annotations = adopt_classes(
+        data.annotations(cfg["split"]),
+        classes=model.spec.classes,
+        category_ids=model.spec.category_ids,
+        name=cfg["data"]["name"],
+    )
+    logger.info("%s: %s", cfg["split"], describe(annotations))
+    logger.info("%s", model_line(model, cfg))
+    module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
+    trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
+    return _measure(trainer, module, data.eval_dataloader(annotations, split=cfg["split"]), folder=folder)
+
+
+def predict(cfg: Config) -> list[dict[str, Any]]:
+    """Detect objects in picture files; write annotated copies and one JSON file, in original pixels.
+
+    Returns:
+        What the JSON file holds: one entry a picture.
+
+    Raises:
+        UserError: If pictures could not be read; the others are written all the same.
+    """
+    pictures = find_pictures(cfg["source"])
+    if cfg["ckpt"]:
+        model = model_from_checkpoint(read_checkpoint(cfg["ckpt"]), path=cfg["ckpt"])
+    elif cfg["task"]["weights"]:
+        model = build.build_model(cfg, classes=None, category_ids=None).eval()
+    else:
+        raise UserError(
+            "there is no model to predict with: give ckpt=PATH, or task.weights=PATH for pretrained weights"
+        )
+    model.score_threshold = cfg["score_threshold"]
+    model = model.to(build.choose_device(cfg["trainer"]["accelerator"]))
+    folder = run_folder(cfg)
+    logger.info("%s", model_line(model, cfg))
+    entries: list[dict[str, Any]] = []
+    failures: list[str] = []
+    started = time.perf_counter()
+    for batch in _batches(pictures, size=cfg["batch_size"], failures=failures):
+        found = model.predict([image for _, image in batch])
+        for (path, image), detections in zip(batch, found, strict=True):
+            annotated = folder / "pictures" / annotated_name(path, pictures)
+            _write_picture(annotated, draw_detections(image, detections, model.spec.classes))
+            entries.append(_entry(path, image, detections, model=model, annotated=annotated.name))
+    seconds = time.perf_counter() - started
+    (folder / "predictions.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    count = sum(len(entry["detections"]) for entry in entries)
+    logger.info("%d detections in %d pictures, %.1f pictures a second", count, len(entries), len(entries) / seconds)
+    logger.info("written: %s", folder)
+    if failures:
+        reasons = "\n".join(f"  {reason}" for reason in failures)
+        raise UserError(f"{len(failures)} of {len(pictures)} pictures were left out:\n{reasons}")
+    return entries
+
+
+def run_folder(cfg: Mapping[str, Any]) -> Path:
+    """Make the folder of a run: ``output_dir``, or a new one under ``runs/`` named after the task and the time."""
+    # A process that a distributed run started (it has a rank) joins the folder of the one that started it.
+    given = os.environ.get(FOLDER_VARIABLE) if "LOCAL_RANK" in os.environ else cfg["output_dir"]
+    if given:
+        folder = Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        stem = Path("runs") / cfg["task"]["name"] / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder, number = stem, 1
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:  # another run began in the same second
+                number += 1
+                folder = stem.with_name(f"{stem.name}-{number}")
+    os.environ[FOLDER_VARIABLE] = str(folder.resolve())
+    return folder.resolve()
+
+
+def recall(cfg: Config, saved: Config, *, sections: Sequence[str] | None = None) -> Config:
+    """Take what a checkpoint was trained with, except for what the user asked for on the command line.
+
+    Args:
+        cfg: The configuration of this command; ``cfg["overrides"]`` names the keys of the command line.
+        saved: The configuration in the checkpoint.
+        sections: Sections to take; by default all, and the top-level values.
+    """
+    given = set(cfg["overrides"])
+    recalled = dict(cfg)
+    for section, values in saved.items():
+        if (sections is not None and section not in sections) or section in given | {"overrides", "resume", "ckpt"}:
+            continue
+        if isinstance(values, dict):
+            own = {key: cfg[section][key] for key in cfg.get(section, {}) if f"{section}.{key}" in given}
+            recalled[section] = {**values, **own}
+        elif section != "output_dir":
+            recalled[section] = values
+    return recalled
+
+
+def model_line(model: nn.Module, cfg: Mapping[str, Any]) -> str:
+    """One line on what a model is and costs."""
+    spec, cost = model.spec, profile(model)
+    return (
+        f"{spec.task} on {spec.backbone_options['name']} alpha {spec.backbone_options['alpha']:g} at "
+        f"{cost.image_size}x{cost.image_size}, {len(spec.classes)} classes: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
+        f"{cost.trainable / 1e6:.2f} M parameters; precision "
+        f"{build.choose_precision(cfg['trainer']['precision'], cfg['trainer']['accelerator'])}"
+    )
+
+
+def write_pictures(
+    model: nn.Module, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
+) -> list[Path]:
+    """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``."""
+    chosen = np.unique(np.linspace(0, len(annotations) - 1, min(count, len(annotations))).round().astype(int))
+    written = []
+    threshold, model.score_threshold = model.score_threshold, 0.3
+    model.eval()
+    for index in chosen.tolist():
+        image = read_image(image_folder / annotations.file_name(index))
+        rows = annotations.rows(index)
+        drawn = draw_detections(
+            image, model.predict([image])[0], annotations.classes, ground_truth=annotations.boxes[rows]
+        )
+        path = folder / "pictures" / (Path(annotations.file_name(index)).stem + ".jpg")
+        _write_picture(path, drawn)
+        written.append(path)
+    model.score_threshold = threshold
+    return written
+
+
+def _measure(trainer: L.Trainer, module: VisionModule, loader: Any, *, folder: Path) -> dict[str, float]:
+    """Evaluate, print COCO's table, and write ``metrics.json`` and ``predictions.json``."""
+    metric = module.metric
+    if not isinstance(metric, CocoMetric):
+        raise TypeError(f"evaluation needs a CocoMetric, got {type(metric).__name__}")
+    logged = trainer.validate(module, dataloaders=loader, verbose=False)[0]
+    numbers = {name: round(float(value), 6) for name, value in logged.items()}
+    results = metric.results()  # gathers: on every process
+    if trainer.is_global_zero:
+        per_class = metric.per_class()
+        plain = {name.removeprefix("val/"): value for name, value in numbers.items()}
+        logger.info("\n%s\n\n%s", coco_table(plain), class_table(per_class, ends=10))
+        (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+        write_predictions(results, folder / "predictions.json")
+    return numbers
+
+
+def _unfold(model: nn.Module, data: Any, *, batches: int) -> None:
+    """Give folded BatchNorm live statistics of the training pictures, so that it can train."""
+    model.eval()
+    unfold_batchnorm(model, (batch.images for batch in data.train_dataloader()), max_batches=batches)
+    logger.info("the weights came with folded BatchNorm: measured its statistics on %d training batches", batches)
+
+
+def _batches(pictures: Sequence[Path], *, size: int, failures: list[str]) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    batch: list[tuple[Path, np.ndarray]] = []
+    for path in pictures:
+        try:
+            batch.append((path, read_image(path)))
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def annotated_name(path: Path, pictures: Sequence[Path]) -> str:
+    """A file name for the annotated copy that no other picture gets: with its folders and suffix where need be."""
+    base = Path(os.path.commonpath([picture.parent for picture in pictures]))
+    relative = path.relative_to(base)
+    twins = [other for other in pictures if other.with_suffix("") == path.with_suffix("")]
+    name = "__".join(relative.with_suffix("").parts)
+    return f"{name}{path.suffix.replace('.', '_') if len(twins) > 1 else ''}.jpg"
+
+
+def _entry(
+    path: Path, image: np.ndarray, detections: Detections, *, model: nn.Module, annotated: str
+) -> dict[str, Any]:
+    spec = model.spec
+    return {
+        "file": str(path),
+        "annotated": annotated,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "detections": [
+            {
+                "label": spec.classes[label - 1],
+                "category_id": spec.category_ids[label - 1],
+                "score": round(score, 5),
+                "box": [round(value, 2) for value in box],  # x1, y1, x2, y2 in pixels of the upright picture
+            }
+            for box, score, label in zip(
+                detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+            )
+        ],
+    }
+
+
+def _write_picture(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    path.write_bytes(encoded.tobytes())  # imwrite() fails without an error, and on some systems on such names

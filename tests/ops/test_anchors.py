@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mnvision.ops.anchors import ssd_anchors
+
+GRIDS = [19, 10, 5, 3, 2, 1]
+
+
+def test_first_and_last_cells_by_hand():
+    anchors = ssd_anchors(300, GRIDS)
+    assert anchors.shape == (1917, 4)
+    center = 300 * 0.5 / 19
+    root2 = math.sqrt(2)
+    expected = [
+        [center, center, 30, 30],  # scale .1, ratio 1
+        [center, center, 60 * root2, 60 / root2],  # scale .2, ratio 2: wide
+        [center, center, 60 / root2, 60 * root2],  # ratio 1/2: tall
+    ]
+    torch.testing.assert_close(anchors[:3], torch.tensor(expected))
+    assert anchors[3, 0] > anchors[0, 0]  # the column runs before the row
+    assert anchors[3, 1] == anchors[0, 1]
+    root3 = math.sqrt(3)
+    last = torch.tensor([[150.0, 150, 285 * root3, 285 / root3], [150, 150, 285 / root3, 285 * root3]])
+    torch.testing.assert_close(anchors[-3:-1], last, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(anchors[-1, 2:], torch.full((2,), 300 * math.sqrt(0.95)))
+
+
+def test_equal_to_the_anchors_of_the_coco_weights(shared_weights):
+    with np.load(shared_weights / "ssd_mobilenet_v1_0.75_300_coco.npz") as arrays:
+        theirs = torch.from_numpy(arrays["anchors"]) * 300  # yc, xc, h, w
+    torch.testing.assert_close(ssd_anchors(300, GRIDS), theirs[:, [1, 0, 3, 2]], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "grids", "count"), [(320, [20, 10, 5, 3, 2, 1], 2034), (96, [6, 3, 2, 1, 1, 1], 204)])
+def test_anchors_follow_the_size(size, grids, count):
+    anchors = ssd_anchors(size, grids)
+    assert len(anchors) == count
+    torch.testing.assert_close(anchors[0, 2], torch.tensor(size * 0.1))
