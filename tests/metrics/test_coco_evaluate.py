@@ -112,6 +112,18 @@ CORNERS = {
         [{**ONE, "bbox": [0, 0, 32, 32]}],
         [{**ONE, "bbox": [0, 0, 32, 32], "score": 1}],
     ),
+    "a false detection with an area on the bound": (
+        [{**ONE, "bbox": [0, 0, 10, 10]}, {**ONE, "bbox": [0, 60, 50, 50]}],
+        [
+            {**ONE, "bbox": [60, 0, 32, 32], "score": 0.9},
+            {**ONE, "bbox": [0, 0, 10, 10], "score": 0.5},
+            {**ONE, "bbox": [0, 60, 50, 50], "score": 0.5},
+        ],
+    ),
+    "two boxes equally near, a later detection wants one": (
+        [{**ONE, "bbox": [0, 0, 10, 10]}, {**ONE, "bbox": [2, 0, 10, 10]}],
+        [{**ONE, "bbox": [1, 0, 10, 10], "score": 0.9}, {**ONE, "bbox": [2, 0, 10, 10], "score": 0.5}],
+    ),
     "more than 100, the right one last": (
         [ONE],
         [{**ONE, "bbox": [60, 60, 9, 9], "score": 0.9}] * 100 + [{**ONE, "score": 0.1}],
