@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnvision.cache import cache_dir
-from mnvision.types import UserError
+from mnvision.errors import UserError
 
 try:
     import fcntl
