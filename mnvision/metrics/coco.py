@@ -288,23 +288,26 @@ def coco_table(numbers: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def class_table(ap: Mapping[str, float], *, ap_50: Mapping[str, float], ends: int | None = None) -> str:
+def class_table(
+    ap: Mapping[str, float], *, ap_50: Mapping[str, float] | None = None, ends: int | None = None
+) -> str:
     """The average precision of each class as text, best first; classes that do not occur come last, with a dash.
 
     Args:
         ap: By class name, as :meth:`CocoMetric.per_class` gives it.
-        ap_50: The same at an IoU of 0.50.
+        ap_50: The same at an IoU of 0.50, for a second column.
         ends: Show only so many of the best and of the worst classes that occur; all classes by default.
     """
+    columns = {"map": ap} if ap_50 is None else {"map": ap, "map_50": ap_50}
     names = sorted(ap, key=lambda name: -ap[name])
     width = max((len(name) for name in names), default=0)
-    lines = [f"{name:<{width}} {_text(ap[name]):>8} {_text(ap_50[name]):>8}" for name in names]
+    lines = [f"{name:<{width}}" + "".join(f" {_text(column[name]):>8}" for column in columns.values()) for name in names]
     if ends is not None:
         lines = lines[: sum(value >= 0 for value in ap.values())]
         hidden = len(lines) - 2 * ends
         if hidden > 0:
             lines[ends : ends + hidden] = [f"... {hidden} more"]
-    return "\n".join([f"{'':<{width}} {'map':>8} {'map_50':>8}", *lines])
+    return "\n".join([" " * width + "".join(f" {title:>8}" for title in columns), *lines])
 
 
 def _text(value: float) -> str:

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
+from tests.metrics.coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
 
 from mnvision.metrics import average_precision
 from mnvision.metrics.coco import COCO_NUMBERS, class_table, coco_evaluate, coco_table
@@ -292,3 +292,4 @@ def test_the_table_of_classes():
     assert short[2] == "... 2 more"
     assert len(class_table(ap, ap_50=ap, ends=2).splitlines()) == 5
     assert class_table({}, ap_50={}).split() == ["map", "map_50"]
+    assert class_table(ap).splitlines()[2].split() == ["a", "0.5000"]

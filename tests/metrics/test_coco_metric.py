@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
-from coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
+from tests.metrics.coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
 
 from mnvision.metrics.coco import COCO_NUMBERS, CocoMetric, coco_evaluate
 from mnvision.metrics.detections import write_predictions
