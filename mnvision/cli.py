@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.resources
 import logging
 import os
 import re
@@ -34,6 +33,16 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 import mnvision
 from mnvision import config
 from mnvision.errors import UserError
+from mnvision.overrides import (
+    SWEEP_FLAGS,
+    config_groups,
+    is_override,
+    is_sweep,
+    names_one_folder,
+    override_keys,
+    quote,
+    rewrite,
+)
 
 COMMANDS = {
     "train": "train a model, evaluate it every epoch, keep the best checkpoint",
@@ -58,7 +67,6 @@ Examples:
 `mnvision COMMAND --help` lists its groups and every key with its value.
 Set MNVISION_TRACEBACK=1 for the traceback of an error."""
 
-SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 # Lightning says these to everybody; none of them is news to this program.
 NOISE = (
     ".*does not have many workers.*",
@@ -105,55 +113,14 @@ def main_predict() -> None:
     _launch("predict", sys.argv[1:], program=sys.argv[:1])
 
 
-def rewrite(arguments: Sequence[str], *, groups: Sequence[str]) -> list[str]:
-    """Turn what the user typed into what Hydra accepts without an opinion of its own.
-
-    ``key=value`` becomes ``++key=value``, so that an unknown key reaches our own check; a group keeps its form;
-    ``group=null`` takes the group out; a path with signs that mean something to Hydra is quoted. Flags, deletions
-    and Hydra's own keys stay as they are.
-
-    >>> rewrite(["backbone.alfa=1", "task=ssd", "+seed=1,2", "--multirun"], groups=["task"])
-    ['++backbone.alfa=1', 'task=ssd', '++seed=1,2', '--multirun']
-    """
-    sweep = _is_sweep(arguments)
-    if {"-sc", "--shell-completion"} & set(arguments):
-        return list(arguments)
-    rewritten = []
-    for argument in arguments:
-        match = re.fullmatch(r"\+{0,2}([A-Za-z_][\w.]*)=(.*)", argument, flags=re.DOTALL)
-        if not match or match[1].startswith("hydra."):
-            rewritten.append(argument)
-        elif match[1] in groups:
-            rewritten.append(f"~{match[1]}" if match[2] == "null" else f"{match[1]}={match[2]}")
-        else:
-            value = _quote(match[2], sweep=sweep) if match[1] in config.PATH_KEYS else match[2]
-            rewritten.append(f"++{match[1]}={value}")
-    return rewritten
-
-
-def override_keys(overrides: Sequence[str]) -> list[str]:
-    """The keys and groups that a list of overrides sets, without signs and values.
-
-    >>> override_keys(["++data.root=/data", "data=coco", "~experiment"])
-    ['data.root', 'data', 'experiment']
-    """
-    return [override.lstrip("+~").split("=", 1)[0] for override in overrides]
-
-
-def config_groups() -> list[str]:
-    """The groups of ``conf/``: the folders of its files."""
-    folders = importlib.resources.files("mnvision.conf").iterdir()
-    return sorted(folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_"))
-
-
 def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -> None:
     """Compose, check and run; every way out but success is a SystemExit."""
     _configure_logging()
     try:
         _check_hydra_keys(arguments)
         overrides = rewrite(arguments, groups=config_groups())
-        if _is_sweep(arguments):
-            overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if _names_one_folder(word)]
+        if is_sweep(arguments):
+            overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if names_one_folder(word)]
             _check_sweep(overrides, command=command)
         _compose(
             overrides,
@@ -208,9 +175,9 @@ def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Se
     if hydra_cfg.mode == RunMode.MULTIRUN:
         parent = plain["output_dir"] or os.path.abspath(hydra_cfg.sweep.dir)
         plain["output_dir"] = os.path.join(parent, str(hydra_cfg.job.num))
-        flags = [word for word in arguments if not _is_override(word) and word not in SWEEP_FLAGS]
+        flags = [word for word in arguments if not is_override(word) and word not in SWEEP_FLAGS]
         searchpath = [word for word in hydra_cfg.overrides.hydra if word.startswith("hydra.searchpath=")]
-        output_dir = "++output_dir=" + _quote(plain["output_dir"], sweep=True)
+        output_dir = "++output_dir=" + quote(plain["output_dir"])
         job_arguments = [*flags, *searchpath, *hydra_cfg.overrides.task, output_dir]
     plain["overrides"] = override_keys(hydra_cfg.overrides.task)
 
@@ -236,7 +203,7 @@ def _check_sweep(overrides: Sequence[str], *, command: str) -> None:
     logging.disable(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            sweep_dir = "hydra.sweep.dir=" + _quote(folder, sweep=True)
+            sweep_dir = "hydra.sweep.dir=" + quote(folder)
             _compose([*overrides, sweep_dir], command=command, job=lambda cfg: _check_job(cfg, command=command))
     finally:
         logging.disable(logging.NOTSET)
@@ -253,7 +220,7 @@ def _check_hydra_keys(arguments: Sequence[str]) -> None:
     """Hydra takes any ``+hydra.key``, and for a misspelt ``hydra.key`` it recommends just that."""
     for argument in arguments:
         key = argument.lstrip("+~").split("=", 1)[0]
-        if not _is_override(argument) or not key.startswith("hydra."):
+        if not is_override(argument) or not key.startswith("hydra."):
             continue
         schema: Any = HydraConf
         for part in key.split(".")[1:]:
@@ -270,33 +237,13 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         meant = config.did_you_mean(option, error.options)
-        return f"{group}={option}: no such option of {group}{meant} (there is {', '.join(error.options)})"
+        return f"{group}={option}: no such option, expected one of {', '.join(error.options)}{meant}"
     if isinstance(error, OverrideParseException):
         word = error.override.lstrip("+")
         return f"cannot read {word!r}: expected KEY=VALUE; quote special signs in a value, as in 'KEY=\"a value\"'"
     lines = [line for line in str(error).splitlines() if not line.startswith(("To append to", "Config search path"))]
     cause = [str(error.__cause__).splitlines()[0]] if isinstance(error.__cause__, OmegaConfBaseException) else []
     return "\n  ".join([*lines, *cause]).replace("++", "")
-
-
-def _is_override(argument: str) -> bool:
-    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
-
-
-def _is_sweep(arguments: Sequence[str]) -> bool:
-    return any(flag in arguments for flag in SWEEP_FLAGS)
-
-
-def _names_one_folder(override: str) -> bool:
-    return override.startswith("++output_dir=") and not re.search(r"[,$]|=null$", override)
-
-
-def _quote(path: str, *, sweep: bool) -> str:
-    """Quote a path with signs that Hydra would read as its own; a comma separates values only in a sweep."""
-    plain_signs = r"[\w./\\:+%@?|*$-]*" if not sweep else r"[\w./\\:+%@?|*$,-]*"
-    if re.fullmatch(plain_signs, path) or path[0] in "'\"" or "${" in path:
-        return path
-    return '"' + path.replace('"', '\\"') + '"'
 
 
 @contextlib.contextmanager
@@ -323,8 +270,11 @@ class _ConsoleHandler(logging.Handler):
     """Writes to the sys.stderr of the moment: a progress bar puts its own in place while it is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        _print(f"{time.strftime('%H:%M:%S')} {level}{self.format(record)}", stream=sys.stderr)
+        try:
+            level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+            _print(f"{time.strftime('%H:%M:%S')} {level}{self.format(record)}", stream=sys.stderr)
+        except Exception:  # a broken log line must not end a training
+            self.handleError(record)
 
 
 def _configure_logging() -> None:
@@ -332,12 +282,22 @@ def _configure_logging() -> None:
     if not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
         root.addHandler(_ConsoleHandler())
     root.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # devices, tips, seeds
-    logging.captureWarnings(True)
-    warnings.formatwarning = lambda message, category, *_, **__: str(message)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.distributed", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # devices, tips, processes, seeds
+    warnings.showwarning = _log_warning
     for pattern in NOISE:
         warnings.filterwarnings("ignore", message=pattern)
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    logging.getLogger("py.warnings").warning("%s", str(message).strip())
 
 
 def _fail(error: UserError, *, status: int = 1) -> int:

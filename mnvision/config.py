@@ -90,6 +90,8 @@ def known_keys(cfg: Mapping[str, Any], *, command: str) -> list[str]:
 def nearest_keys(key: str, known: Iterable[str]) -> list[str]:
     """The right dotted keys that were most likely meant: the last part counts most, then the section.
 
+    None where nothing is near, or too much.
+
     >>> nearest_keys("alpha", ["backbone.alpha", "task.focal_alpha", "seed"])
     ['backbone.alpha']
     """
@@ -97,16 +99,16 @@ def nearest_keys(key: str, known: Iterable[str]) -> list[str]:
     scores: dict[str, float] = {}
     for candidate in known:
         other_section, _, other_name = candidate.rpartition(".")
-        likeness = _ratio(name, other_name)
-        if likeness >= 0.6:
-            scores[candidate] = 3 * likeness + _ratio(section, other_section)
-    best = max(scores.values(), default=0)
-    return [candidate for candidate, score in scores.items() if score == best]
+        same_name, same_section = _likeness(name, other_name), _likeness(section, other_section)
+        if same_name > 0:
+            scores[candidate] = 3 * same_name + same_section
+    best = [candidate for candidate, score in scores.items() if score == max(scores.values())]
+    return best if len(best) <= 2 else []
 
 
 def did_you_mean(word: object, words: Iterable[str]) -> str:
     """``; did you mean X?`` for the word nearest to a misspelt one, or nothing."""
-    near = difflib.get_close_matches(str(word), list(words), n=1)
+    near = difflib.get_close_matches(word, list(words), n=1) if isinstance(word, str) else []
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -287,5 +289,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _ratio(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _likeness(one: str, other: str) -> float:
+    """1 for the same word, less for a similar one, 0 for another."""
+    ratio = difflib.SequenceMatcher(None, one, other).ratio()
+    return ratio if ratio >= 0.6 else 0.0

@@ -45,7 +45,7 @@ class SSD:
 
     name: Literal["ssd"]
     image_size: Pixels
-    form: Literal["paper", "lite"]
+    form: Literal["paper", "lite"] | None
     weights: Weights | None
     loss: Literal["softmax", "sigmoid", "focal"] | None
     negative_ratio: Positive
@@ -100,6 +100,7 @@ class Shapes(Coco):
     """Keys of ``data`` where its name is ``shapes``."""
 
     name: Literal["shapes"]  # type: ignore[assignment]
+    root: FilePath | None  # type: ignore[assignment]
     seed: Natural
     train_count: Count
     val_count: Count

@@ -1,0 +1,84 @@
+"""What the user typed, turned into what Hydra accepts without an opinion of its own."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Sequence
+
+from mnvision.config import PATH_KEYS
+
+SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+
+
+def rewrite(arguments: Sequence[str], *, groups: Sequence[str]) -> list[str]:
+    """Turn what the user typed into what Hydra accepts without an opinion of its own.
+
+    ``key=value`` becomes ``++key=value``, so that an unknown key reaches our own check; a group keeps its form;
+    ``group=null`` takes the group out; the value of a path is quoted. Flags, deletions and Hydra's own keys stay as
+    they are.
+
+    >>> rewrite(["backbone.alfa=1", "task=ssd", "+seed=1,2", "--multirun"], groups=["task"])
+    ['++backbone.alfa=1', 'task=ssd', '++seed=1,2', '--multirun']
+    """
+    sweep = is_sweep(arguments)
+    if {"-sc", "--shell-completion"} & set(arguments):
+        return list(arguments)
+    rewritten = []
+    for argument in arguments:
+        match = re.fullmatch(r"\+{0,2}([A-Za-z_][\w.]*)=(.*)", argument, flags=re.DOTALL)
+        if not match or match[1].startswith("hydra."):
+            rewritten.append(argument)
+        elif match[1] in groups:
+            rewritten.append(f"~{match[1]}" if match[2] == "null" else f"{match[1]}={match[2]}")
+        else:
+            value = _quote_paths(match[2], sweep=sweep) if match[1] in PATH_KEYS else match[2]
+            rewritten.append(f"++{match[1]}={value}")
+    return rewritten
+
+
+def override_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys and groups that a list of overrides sets, without signs and values.
+
+    >>> override_keys(["++data.root=/data", "data=coco", "~experiment"])
+    ['data.root', 'data', 'experiment']
+    """
+    return [override.lstrip("+~").split("=", 1)[0] for override in overrides]
+
+
+def config_groups() -> list[str]:
+    """The groups of ``conf/``: the folders of its files."""
+    folders = importlib.resources.files("mnvision.conf").iterdir()
+    return sorted(folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_"))
+
+
+def is_override(argument: str) -> bool:
+    """Whether an argument sets or deletes a key; else it is a flag or the value of one."""
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask for several runs."""
+    return any(flag in arguments for flag in SWEEP_FLAGS)
+
+
+def names_one_folder(override: str) -> bool:
+    """Whether a rewritten override gives all runs of a sweep one ``output_dir``."""
+    return override.startswith("++output_dir=") and not re.search(r"[,$]|=null$", override)
+
+
+def quote(path: str) -> str:
+    r"""A path in quotes, so that Hydra takes its signs, and a name of digits, as text.
+
+    >>> print(quote("~/epoch=3.ckpt"), quote("C:\\data\\"))
+    "~/epoch=3.ckpt" "C:\data\\"
+    """
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', path)  # backslashes count twice where a quote follows
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+def _quote_paths(value: str, *, sweep: bool) -> str:
+    if sweep and "(" in value:  # such as choice(a, b): Hydra's own words
+        return value
+    parts = value.split(",") if sweep else [value]
+    return ",".join(part if part in ("", "null") or part[0] in "'\"" else quote(part) for part in parts)
