@@ -60,9 +60,20 @@ def build_preprocessing(cfg: Config) -> Preprocessing:
     return Preprocessing(input_size(cfg["task"]["image_size"], cfg["backbone"]["rho"]))
 
 
-def build_data(cfg: Config, *, preprocessing: Preprocessing) -> DetectionDataModule:
-    """The data module of the data section."""
-    return DetectionDataModule(**cfg["data"], preprocessing=preprocessing, order_seed=cfg["seed"])
+def build_data(
+    cfg: Config, *, preprocessing: Preprocessing, class_table: tuple[Sequence[str], Sequence[int]] | None = None
+) -> DetectionDataModule:
+    """The data module of the data section.
+
+    Args:
+        cfg: A valid configuration.
+        preprocessing: The input size.
+        class_table: Class names and category ids that the data has to adopt, such as a checkpoint holds.
+    """
+    options = dict(cfg["data"])
+    if "seed" in options:  # of the generated scenes; the run's seed decides on order and augmentation
+        options["shapes_seed"] = options.pop("seed")
+    return DetectionDataModule(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"])
 
 
 def build_optimizer(cfg: Config) -> MakeOptimizer:

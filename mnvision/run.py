@@ -21,7 +21,6 @@ from mnvision.backbones.folding import is_folded, unfold_batchnorm
 from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
 from mnvision.config import to_yaml
-from mnvision.data.coco import adopt_classes, describe
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
@@ -50,10 +49,7 @@ def train(cfg: Config) -> dict[str, float]:
     folder = run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
     data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
-    data.prepare_data()
-    data.setup()
-    logger.info("train: %s", describe(data.train_annotations))
-    logger.info("val: %s", describe(data.val_annotations))
+    data.setup("fit")
     model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
     logger.info("%s", model_line(model, cfg))
     if is_folded(model) and cfg["trainer"]["unfold"] and not cfg["resume"]:
@@ -103,23 +99,19 @@ def evaluate(cfg: Config) -> dict[str, float]:
         )
     folder = run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
-    model = model_from_checkpoint(saved, path=cfg["ckpt"]) if saved is not None else None
-    data = build.build_data(cfg, preprocessing=model.preprocessing if model else build.build_preprocessing(cfg))
-    data.prepare_data()
-    data.setup()
-    if model is None:
-        model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
-    annotations = adopt_classes(
-        data.annotations(cfg["split"]),
-        classes=model.spec.classes,
-        category_ids=model.spec.category_ids,
-        name=cfg["data"]["name"],
-    )
-    logger.info("%s: %s", cfg["split"], describe(annotations))
+    if saved is not None:
+        model = model_from_checkpoint(saved, path=cfg["ckpt"])
+        table = (model.spec.classes, model.spec.category_ids)
+        data = build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
+        annotations = data.load_split(cfg["split"])
+    else:
+        data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
+        annotations = data.load_split(cfg["split"])
+        model = build.build_model(cfg, classes=annotations.classes, category_ids=annotations.category_ids)
     logger.info("%s", model_line(model, cfg))
     module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
-    return _measure(trainer, module, data.eval_dataloader(annotations, split=cfg["split"]), folder=folder)
+    return _measure(trainer, module, data.evaluation_dataloader(cfg["split"]), folder=folder)
 
 
 def predict(cfg: Config) -> list[dict[str, Any]]:

@@ -12,7 +12,9 @@ from typing import Any
 from torch import nn
 
 from mnvision.backbones import create_backbone
-from mnvision.backbones.weights import Weights, load_weights, read_weights
+from mnvision.backbones.layouts import Weights
+from mnvision.backbones.loading import load_weights
+from mnvision.backbones.weights import read_weights
 from mnvision.models.classifier import Classifier
 from mnvision.models.ssd import SSD
 from mnvision.ops.resolution import input_size

@@ -1,0 +1,272 @@
+"""The data of a detection run: finds or makes the files, reads the annotations, builds the loaders."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader
+
+from mnvision.cache import cache_dir
+from mnvision.data.coco import adopt_classes, describe, read_coco
+from mnvision.data.dataset import BadImages, DetectionDataset, EpochSampler
+from mnvision.data.shapes import make_shapes, shapes_folder_name
+from mnvision.data.transforms import Augment
+from mnvision.errors import UserError
+from mnvision.types import Annotations, Batch, Preprocessing, Target, pad_targets
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "val"]
+
+_TINY = 100  # pictures; below this, starting workers takes longer than they save
+
+
+class DetectionDataModule(LightningDataModule):
+    """Training and validation pictures in COCO format, or the generated shapes.
+
+    Batches are `mnvision.types.Batch`: images uint8 [B, 3, S, S] in channels-last memory, targets padded. After
+    ``setup``, ``classes`` and ``category_ids`` hold the table of classes, ``train_annotations`` and
+    ``val_annotations`` the splits that were asked for.
+
+    Paths other than ``root`` are relative to it unless they are absolute.
+
+    Args:
+        name: ``shapes`` makes the generated data set where it is missing; any other name reads what is there.
+        root: Folder of the data set. For shapes it is where generated sets are kept, one folder for each choice of
+            parameters, by default in the cache (see `mnvision.cache`).
+        train_images: Folder of the training pictures.
+        train_annotations: Their COCO instances file.
+        val_images: Folder of the validation pictures.
+        val_annotations: Their COCO instances file.
+        preprocessing: The side of the input and the mean colour.
+        batch_size: Pictures in a batch, on each process.
+        num_workers: Processes that load data; None picks one less than there are processors, at least 1 and at most 4,
+            and none for a tiny data set.
+        augment: Policy for training, see `mnvision.data.transforms.Transform`; validation only resizes.
+        bad_images: ``error`` or ``skip``, see `DetectionDataset`.
+        classes: Names of the classes to use; None uses all.
+        class_table: Class names and category ids to renumber the annotations to, such as a checkpoint holds; they may
+            lack some of these classes and may have no others. None takes the table of the training annotations.
+        seed: Of order and augmentation.
+        shapes_seed: Of the generated scenes.
+        train_count: Number of generated training pictures.
+        val_count: Number of generated validation pictures.
+        canvas: Side of the generated pictures in pixels.
+    """
+
+    train_annotations: Annotations
+    val_annotations: Annotations
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str | Path | None,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        train_images: str = "train",
+        train_annotations: str = "annotations/train.json",
+        val_images: str = "val",
+        val_annotations: str = "annotations/val.json",
+        num_workers: int | None = None,
+        augment: Augment = "ssd",
+        bad_images: BadImages = "error",
+        classes: Sequence[str] | None = None,
+        class_table: tuple[Sequence[str], Sequence[int]] | None = None,
+        seed: int = 0,
+        shapes_seed: int = 0,
+        train_count: int = 1000,
+        val_count: int = 200,
+        canvas: int = 320,
+    ):
+        super().__init__()
+        if root is None and name != "shapes":
+            raise UserError(
+                f"data.root is not set. Expected the folder of the data set {name!r}, which holds"
+                f" {train_images}/ and {train_annotations}; give data.root=FOLDER"
+            )
+        self.name = name
+        self.root = None if root is None else Path(root).expanduser()
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment = augment
+        self.bad_images = bad_images
+        self.seed = seed
+        self._classes = None if classes is None else tuple(classes)
+        self._class_table = class_table
+        self._files: dict[Split, tuple[str, str]] = {
+            "train": (train_images, train_annotations),
+            "val": (val_images, val_annotations),
+        }
+        self._shapes = {
+            "seed": shapes_seed,
+            "train_images": train_count,
+            "val_images": val_count,
+            "image_size": canvas,
+        }
+        self._loaders: list[DataLoader] = []
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes, known after ``setup``."""
+        return self._any_split().classes
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Their ids in the annotation files, known after ``setup``."""
+        return self._any_split().category_ids
+
+    def prepare_data(self) -> None:
+        """Make the generated data set if it is the one asked for and is not there yet; runs on one process."""
+        if self.name == "shapes":
+            make_shapes(self._folder(), **self._shapes)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotations and check that the pictures are there: both splits to fit, else validation alone."""
+        if stage in (None, "fit"):
+            self.load_split("train")
+        self.load_split("val")
+
+    def load_split(self, split: Split) -> Annotations:
+        """The annotations of a split, read when first asked for.
+
+        Raises:
+            UserError: A file or folder is missing or wrong, there is nothing to learn from, or the classes of the
+                splits disagree.
+        """
+        known: Annotations | None = getattr(self, f"{split}_annotations", None)
+        if known is not None:
+            return known
+        self.prepare_data()  # for use without a trainer; at once where the data exist
+        folder = self._folder()
+        images, file = (folder / part for part in self._files[split])
+        annotations = read_coco(file, image_folder=images, classes=self._classes)
+        if not len(annotations):
+            raise UserError(f"{file} lists no images. Expected the pictures of the {split} split; check data.root")
+        if split == "train" and not (annotations.usable & ~annotations.crowd).any():
+            raise UserError(f"{file} holds no box to learn from. Expected annotations; check data.classes and the file")
+        table = self._table(split)
+        if table is not None:
+            annotations = adopt_classes(annotations, classes=table[0], category_ids=table[1], name=str(file))
+        log.info("%s: %s", file, describe(annotations))
+        setattr(self, f"{split}_annotations", annotations)
+        return annotations
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled and augmented; the last, smaller batch is dropped unless it is the only one."""
+        return self._loader("train", training=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """In file order, resized only."""
+        return self._loader("val", training=False)
+
+    def evaluation_dataloader(self, split: Split) -> DataLoader:
+        """Either split as validation sees it: in file order, resized only."""
+        return self._loader(split, training=False)
+
+    def image_folder(self, split: Split) -> Path:
+        """The folder that the file names of a split are relative to."""
+        return self._folder() / self._files[split][0]
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Report the pictures that were skipped since the last report."""
+        for loader in self._loaders:
+            loader.dataset.report_bad_images()  # type: ignore[attr-defined]
+        self._loaders.clear()
+
+    def _folder(self) -> Path:
+        if self.name != "shapes":
+            assert self.root is not None  # checked in __init__
+            return self.root
+        return (self.root or cache_dir() / "shapes") / shapes_folder_name(**self._shapes)
+
+    def _any_split(self) -> Annotations:
+        for split in ("train", "val"):
+            annotations: Annotations | None = getattr(self, f"{split}_annotations", None)
+            if annotations is not None:
+                return annotations
+        raise RuntimeError("the classes are known after setup()")
+
+    def _table(self, split: Split) -> tuple[Sequence[str], Sequence[int]] | None:
+        """The classes and category ids that a split has to adopt: the fixed ones, else those of the training split."""
+        if self._class_table is not None:
+            return self._class_table
+        train: Annotations | None = getattr(self, "train_annotations", None)
+        return (train.classes, train.category_ids) if split == "val" and train is not None else None
+
+    def _loader(self, split: Split, *, training: bool) -> DataLoader:
+        annotations = self.load_split(split)
+        dataset = DetectionDataset(
+            annotations,
+            image_folder=self.image_folder(split),
+            preprocessing=self.preprocessing,
+            augment=self.augment if training else "none",
+            bad_images=self.bad_images,
+            substitute=training,
+            seed=self.seed,
+        )
+        ready = distributed.is_available() and distributed.is_initialized()
+        sampler = EpochSampler(
+            len(annotations),
+            shuffle=training,
+            seed=self.seed,
+            ranks=distributed.get_world_size() if ready else 1,
+            rank=distributed.get_rank() if ready else 0,
+        )
+        workers = auto_workers(len(annotations)) if self.num_workers is None else self.num_workers
+        loader = _Loader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            drop_last=training and len(sampler) > self.batch_size,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=_start_worker,
+        )
+        self._loaders.append(loader)
+        return loader
+
+
+class _Loader(DataLoader):
+    """A loader that starts to prefetch when the first batch is asked for, and reports skipped pictures at the end.
+
+    Lightning makes the iterator of the first epoch after a resume before it has told the sampler which epoch that is;
+    workers that prefetch at once would repeat an old epoch.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        finally:
+            self.dataset.report_bad_images()  # type: ignore[attr-defined]
+
+
+def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
+    """Stack items into a batch; the images stay in channels-last memory."""
+    images, targets = zip(*items, strict=True)
+    stacked = torch.stack([image.permute(1, 2, 0) for image in images])  # [B, S, S, 3]
+    return Batch(images=stacked.permute(0, 3, 1, 2), targets=pad_targets(targets))
+
+
+def auto_workers(pictures: int) -> int:
+    """How many loading processes suit this machine and data set: one processor is left for the training itself."""
+    if pictures < _TINY:
+        return 0
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, max(1, available - 1))
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker: OpenCV's own pool would fight over the processors and can hang after a fork."""
+    cv2.setNumThreads(0)
