@@ -84,11 +84,12 @@ def draw_detections(
         if (rectangle := _rectangle(box, image)) is not None:
             _draw_dashes(canvas, rectangle, line=max(1, line // 2))
     for rectangle, color, _ in reversed(found):  # the best ones come out on top
-        _draw_box(canvas, rectangle, color, line=line)
+        _draw_frame(canvas, rectangle, _BLACK, line=line + 1)  # a thin dark rim parts the color from the picture
+        _draw_frame(canvas, rectangle, color, line=line)
     for chip in reversed(_place_chips(found, image)):
         left, top, right, bottom = chip.place
         cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), chip.color, cv2.FILLED)
-        cv2.putText(canvas, chip.text, chip.origin, _FONT, chip.scale, _BLACK, 1, cv2.LINE_AA)
+        cv2.putText(canvas, chip.text, chip.origin, _FONT, chip.scale, _BLACK, chip.weight, cv2.LINE_AA)
     return canvas
 
 
@@ -132,7 +133,8 @@ class _Chip(NamedTuple):
     place: Rectangle
     text: str
     color: Color
-    scale: float  # of the font
+    scale: float  # of the letters
+    weight: int  # of their strokes
     origin: tuple[int, int]  # where the base line of the text begins
 
 
@@ -158,33 +160,29 @@ def _rectangle(box: NDArray, image: Image) -> Rectangle | None:
     return left, top, right, bottom
 
 
-def _draw_box(canvas: Image, box: Rectangle, color: Color, *, line: int) -> None:
-    """A frame within the edges of the box, with a thin dark line that parts it from the picture."""
+def _draw_frame(canvas: Image, box: Rectangle, color: Color, *, line: int) -> None:
+    """A frame within the edges of the box."""
     left, top, right, bottom = box
-    for inset, width, ink in ((line, 1, _BLACK), (0, line, color)):
-        half = inset + width // 2
-        corner, opposite = (left + half, top + half), (right - 1 - half, bottom - 1 - half)
-        if corner[0] <= opposite[0] and corner[1] <= opposite[1]:
-            cv2.rectangle(canvas, corner, opposite, ink, width)
+    inside = canvas[top:bottom, left:right]
+    for strip in (inside[:line], inside[-line:], inside[:, :line], inside[:, -line:]):
+        strip[:] = color
 
 
 def _draw_dashes(canvas: Image, box: Rectangle, *, line: int) -> None:
     """A frame of white dashes on black, so that it shows on any ground."""
-    left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
-    cv2.rectangle(canvas, (left, top), (right, bottom), _BLACK, line)
-    dash = 4 * line + 2
-    for x in range(left, right + 1, 2 * dash):
-        for y in (top, bottom):
-            cv2.line(canvas, (x, y), (min(x + dash, right), y), _WHITE, line)
-    for y in range(top, bottom + 1, 2 * dash):
-        for x in (left, right):
-            cv2.line(canvas, (x, y), (x, min(y + dash, bottom)), _WHITE, line)
+    _draw_frame(canvas, box, _BLACK, line=line)
+    left, top, right, bottom = box
+    inside = canvas[top:bottom, left:right]
+    down, across = (np.arange(length) // (4 * line + 2) % 2 == 0 for length in inside.shape[:2])
+    for edge in (slice(None, line), slice(-line, None)):
+        inside[edge, across] = _WHITE
+        inside[down, edge] = _WHITE
 
 
 def _place_chips(found: Sequence[tuple[Rectangle, Color, str]], image: Image) -> list[_Chip]:
     """Chips that touch their boxes, inside the picture, where they hide the least of the other boxes and chips.
 
-    A chip that would have to hide a part of an earlier one is left out.
+    A chip that is larger than the picture, or would have to hide a part of an earlier one, is left out.
     """
     height, width = image.shape[:2]
     capital = cv2.getTextSize("X", _FONT, 1.0, 1)[0][1]  # the height of a letter, in pixels at scale 1
@@ -195,15 +193,15 @@ def _place_chips(found: Sequence[tuple[Rectangle, Color, str]], image: Image) ->
     chips: list[_Chip] = []
     for box, color, text in found:
         scale = letters / capital
-        text_width = cv2.getTextSize(text, _FONT, scale, 1)[0][0]
-        if text_width + 2 * margin > width:
-            scale *= max(0.1, (width - 2 * margin) / text_width)
-        (text_width, text_height), descent = cv2.getTextSize(text, _FONT, scale, 1)
+        weight = max(1, round(scale))
+        (text_width, text_height), descent = cv2.getTextSize(text, _FONT, scale, weight)
         w, h = text_width + 2 * margin, text_height + descent + margin
+        if w > width or h > height:
+            continue
         left, top, right, bottom = box
         corners = [(left, top - h), (right - w, top - h), (left, bottom), (right - w, bottom)]  # above and below
         corners += [(right, top), (left - w, top), (left, top), (right - w, bottom - h)]  # beside and within
-        starts = np.clip(np.array(corners), 0, np.maximum([width - w, height - h], 0))
+        starts = np.clip(corners, 0, [width - w, height - h])
         places = np.concatenate([starts, starts + [w, h]], axis=1)
         taken = np.array([chip.place for chip in chips]).reshape(-1, 4)
         hidden_chips = _shared(places, taken).max(axis=1, initial=0) / (w * h)
@@ -211,7 +209,8 @@ def _place_chips(found: Sequence[tuple[Rectangle, Color, str]], image: Image) ->
         best = int(np.argmin(hidden_chips * 10 + hidden_boxes))
         if hidden_chips[best] < 0.1:
             x, y = starts[best].tolist()
-            chips.append(_Chip((x, y, x + w, y + h), text, color, scale, (x + margin, y + margin // 2 + text_height)))
+            origin = (x + margin, y + margin // 2 + text_height)
+            chips.append(_Chip((x, y, x + w, y + h), text, color, scale, weight, origin))
     return chips
 
 

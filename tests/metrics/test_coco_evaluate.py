@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,3 +295,14 @@ def test_the_table_of_classes():
     assert len(class_table(ap, ap_50=ap, ends=2).splitlines()) == 5
     assert class_table({}, ap_50={}).split() == ["map", "map_50"]
     assert class_table(ap).splitlines()[2].split() == ["a", "0.5000"]
+
+
+def test_the_benchmark_compares_like_with_like():
+    path = Path(__file__).parents[2] / "benchmarks" / "coco_eval.py"
+    benchmark = runpy.run_path(str(path))
+    annotations, detections = benchmark["make_problem"](40, seed=0)
+    assert len(detections) == 4000
+    numbers = coco_evaluate(annotations, detections)
+    expected = benchmark["pycocotools_numbers"](annotations, detections)
+    assert {name: numbers[name] for name in COCO_NUMBERS} == pytest.approx(expected, abs=1e-12)
+    assert 0.1 < numbers["map"] < 0.9
