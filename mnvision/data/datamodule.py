@@ -113,7 +113,7 @@ class DetectionDataModule(LightningDataModule):
             "val_images": val_count,
             "image_size": canvas,
         }
-        self._loaders: list[DataLoader] = []
+        self._datasets: list[DetectionDataset] = []  # not the loaders: that would keep their workers alive
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -179,9 +179,9 @@ class DetectionDataModule(LightningDataModule):
 
     def teardown(self, stage: str | None = None) -> None:
         """Report the pictures that were skipped since the last report."""
-        for loader in self._loaders:
-            loader.dataset.report_bad_images()  # type: ignore[attr-defined]
-        self._loaders.clear()
+        for dataset in self._datasets:
+            dataset.report_bad_images()
+        self._datasets.clear()
 
     def _folder(self) -> Path:
         if self.name != "shapes":
@@ -223,7 +223,8 @@ class DetectionDataModule(LightningDataModule):
             rank=distributed.get_rank() if ready else 0,
         )
         workers = auto_workers(len(annotations)) if self.num_workers is None else self.num_workers
-        loader = _Loader(
+        self._datasets.append(dataset)
+        return _Loader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -234,8 +235,6 @@ class DetectionDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
         )
-        self._loaders.append(loader)
-        return loader
 
 
 class _Loader(DataLoader):
