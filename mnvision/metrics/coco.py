@@ -288,9 +288,7 @@ def coco_table(numbers: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def class_table(
-    ap: Mapping[str, float], *, ap_50: Mapping[str, float] | None = None, ends: int | None = None
-) -> str:
+def class_table(ap: Mapping[str, float], *, ap_50: Mapping[str, float] | None = None, ends: int | None = None) -> str:
     """The average precision of each class as text, best first; classes that do not occur come last, with a dash.
 
     Args:
@@ -301,7 +299,9 @@ def class_table(
     columns = {"map": ap} if ap_50 is None else {"map": ap, "map_50": ap_50}
     names = sorted(ap, key=lambda name: -ap[name])
     width = max((len(name) for name in names), default=0)
-    lines = [f"{name:<{width}}" + "".join(f" {_text(column[name]):>8}" for column in columns.values()) for name in names]
+    lines = [
+        f"{name:<{width}}" + "".join(f" {_text(column[name]):>8}" for column in columns.values()) for name in names
+    ]
     if ends is not None:
         lines = lines[: sum(value >= 0 for value in ap.values())]
         hidden = len(lines) - 2 * ends

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.metrics.coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
 
 from mnvision.metrics import average_precision
 from mnvision.metrics.coco import COCO_NUMBERS, class_table, coco_evaluate, coco_table
 from mnvision.metrics.detections import DetectionArrays
 from mnvision.types import UserError
+from tests.metrics.coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
 
 BACKENDS = ("numpy", "faster_coco_eval", "pycocotools")
 # data/README.md: what pycocotools gives for the COCO API's own example.

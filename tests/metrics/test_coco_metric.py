@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
-from tests.metrics.coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
 
 from mnvision.metrics.coco import COCO_NUMBERS, CocoMetric, coco_evaluate
 from mnvision.metrics.detections import write_predictions
 from mnvision.types import Detections, Target, UserError, pad_targets
+from tests.metrics.coco_problems import make_annotations, make_arrays, make_dataset, pycocotools_numbers, random_problem
 
 SEED = 58  # a problem of six pictures, several classes and hundreds of detections
 
