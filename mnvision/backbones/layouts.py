@@ -297,13 +297,13 @@ def _complete(got: Mapping[str, Any], wanted: Mapping[str, Any], *, optional: tu
         missing = []
     unexpected = [name for name in got if name not in wanted]
     if missing or unexpected:
-        problems = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(
-            unexpected
-        )
+        problems = [f"missing {first_names(missing)}"] * bool(missing) + [
+            f"unexpected {first_names(unexpected)}"
+        ] * bool(unexpected)
         raise UserError(f"the arrays are not those of the layout: {'; '.join(problems)}")
 
 
-def _some(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
     """The first three names, and how many more."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

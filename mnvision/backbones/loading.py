@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnvision.backbones.layouts import Weights, architecture_of, head_columns, task_of
+from mnvision.backbones.layouts import Weights, architecture_of, first_names, head_columns, task_of
 from mnvision.errors import UserError
 
 BACKBONE = "backbone."
@@ -151,8 +151,7 @@ def _check_names(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, 
         ("has arrays that the model lacks:", [name for name in source if name not in target]),
     ):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{file} {verb} {', '.join(names[:3])}{more}; nothing was loaded")
+            raise UserError(f"{file} {verb} {first_names(names)}; nothing was loaded")
 
 
 def _identities(

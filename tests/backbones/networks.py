@@ -21,9 +21,10 @@ def classifier(*, alpha: float = 0.25, classes: int = 10, seed: int = 0, **optio
     return Classifier(backbone, num_classes=classes, preprocessing=Preprocessing(224)).eval()
 
 
-def detector(*, alpha: float = 0.25, classes: int = 3, seed: int = 0, **options) -> SSD:
+def detector(*, alpha: float = 0.25, classes: int = 3, seed: int = 0, norm_eps: float = 1e-3, **options: str) -> SSD:
+    """An SSD as TensorFlow's; ``options`` go to the head."""
     torch.manual_seed(seed)
-    backbone = create_backbone("mobilenet_v1", alpha=alpha, **TENSORFLOW)
+    backbone = create_backbone("mobilenet_v1", alpha=alpha, **(TENSORFLOW | {"norm_eps": norm_eps}))
     preprocessing = Preprocessing(300, (128.0,) * 3, (128.0,) * 3)
     return SSD(backbone, num_classes=classes, preprocessing=preprocessing, **({"loss": "sigmoid"} | options)).eval()
 

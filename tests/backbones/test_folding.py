@@ -64,6 +64,10 @@ def test_identities_are_detected():
     assert not is_folded(network(eps=1e-5))
     assert not is_folded(randomise(network()))
     assert not is_folded(nn.Conv2d(3, 3, 1))
+    scaled = make_identities(network())
+    for norm in norms(scaled):
+        norm.weight.fill_(2)
+    assert not is_folded(scaled)
     assert is_folded(make_identities(network()))
     assert is_folded(nn.Sequential(make_identities(network()), network()))  # a folded backbone in a fresh detector
 
@@ -84,6 +88,7 @@ def test_unfolding_keeps_the_function_and_takes_exact_statistics(pictures):
     model[1].eval()  # a frozen layer
     before = copy.deepcopy(model).eval()(pictures)
     first = model[0].conv(pictures).double()
+    deep = model[2].conv(copy.deepcopy(model[:2]).eval()(pictures)).double()
     bias = model[0].norm.bias.clone()
 
     assert unfold_batchnorm(model, [pictures[:4], pictures[4:]]) == 3  # batches of different sizes count by picture
@@ -94,6 +99,7 @@ def test_unfolding_keeps_the_function_and_takes_exact_statistics(pictures):
     torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-6, atol=0)
     torch.testing.assert_close(norm.weight.double(), (variance + norm.eps).sqrt(), rtol=1e-6, atol=0)
     torch.testing.assert_close(norm.bias.double(), bias.double() + mean, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(model[2].norm.running_mean.double(), deep.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
     assert not is_folded(model)
     assert (model.training, model[0].training, model[1].training) == (True, True, False)
     assert not any(module._forward_pre_hooks for module in model.modules())

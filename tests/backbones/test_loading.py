@@ -193,9 +193,13 @@ def test_a_wrong_number_of_names_is_refused(ssd_file):
         load_weights(detector(classes=3), read_weights(ssd_file), classes=("cat", "dog"))
 
 
-def test_settings_that_differ_are_pointed_out(keras_file):
+def test_settings_that_differ_are_pointed_out(keras_file, ssd_file):
     report = load_weights(classifier(padding="symmetric", norm_eps=1e-5), read_weights(keras_file))
     assert report.notes == (
         "note: trained with padding same, the model has symmetric",
         "note: trained with norm_eps 0.001, the model has 1e-05",
+    )
+    folded = detector(loss="softmax", norm_eps=1e-5)  # any epsilon suits an identity
+    assert load_weights(folded, read_weights(ssd_file), classes=("cat", "dog", "bird")).notes[1:] == (
+        "note: trained with loss sigmoid, the model has softmax",
     )
