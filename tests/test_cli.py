@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 
 import mnvision
 from mnvision import cli
@@ -155,9 +156,10 @@ def test_own_group_files(run, start, tmp_path):
         ("run_${backbone.alpha}", "run_1.0"),
     ],
 )
-def test_a_path_may_have_any_signs(run, start, tmp_path, typed, expected):
-    assert start("predict", "task.weights=x", f"source={typed}")[0] == 0
-    assert run.calls[0][1]["source"] == str(tmp_path / expected)
+def test_a_path_may_have_any_signs(typed, expected):
+    with initialize_config_module("mnvision.conf", version_base="1.3"):
+        cfg = compose("predict", overrides=rewrite([f"source={typed}"], groups=[]))
+    assert cfg.source == expected
 
 
 def test_a_path_in_the_home_folder(run, start, monkeypatch, tmp_path):
@@ -334,18 +336,16 @@ def test_further_processes_are_quiet(run, start, monkeypatch):
 
 
 def test_multirun(run, start, tmp_path):
-    status, out, err = start("train", "--multirun", "backbone.alpha=0.5,0.75", "optimizer=sgd,adamw", "seed=3")
+    status, out, err = start("train", "--multirun", "optimizer=sgd,adamw", "backbone.alpha=0.5,", "seed=3")
+    assert status == 1  # what Hydra cannot read
+    assert "backbone.alpha=0.5," in err
+    status, out, err = start("train", "--multirun", "optimizer=sgd,adamw", "seed=3")
     assert (status, out) == (0, "")
-    values = [(cfg["backbone"]["alpha"], cfg["optimizer"]["_target_"], cfg["seed"]) for _, cfg, *_ in run.calls]
-    assert values == [
-        (0.5, "torch.optim.SGD", 3),
-        (0.5, "torch.optim.AdamW", 3),
-        (0.75, "torch.optim.SGD", 3),
-        (0.75, "torch.optim.AdamW", 3),
-    ]
+    values = [(cfg["optimizer"]["_target_"], cfg["seed"]) for _, cfg, *_ in run.calls]
+    assert values == [("torch.optim.SGD", 3), ("torch.optim.AdamW", 3)]
     # one folder for the sweep, in it one for each run
     [sweep] = (tmp_path / "runs" / "multirun").iterdir()
-    assert [cfg["output_dir"] for _, cfg, *_ in run.calls] == [str(sweep / str(number)) for number in range(4)]
+    assert [cfg["output_dir"] for _, cfg, *_ in run.calls] == [str(sweep / str(number)) for number in range(2)]
     assert [path.name for path in sweep.iterdir()] == ["multirun.yaml"]
 
 

@@ -53,11 +53,16 @@ def test_every_command_composes_to_a_valid_configuration(command):
     validate(composed(command=command), command=command)
 
 
-@pytest.mark.parametrize("command", NEEDED)
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_of_every_group_is_valid_in_every_command(option, command):
+def test_every_option_of_every_group_is_valid(option):
     group, _, name = option.partition("/")
-    validate(composed(f"{group}={name}", "++data.root=/data", command=command), command=command)
+    validate(composed(f"{group}={name}", "++data.root=/data"))
+
+
+@pytest.mark.parametrize("command", ["eval", "predict"])
+@pytest.mark.parametrize("name", [option.split("/")[1] for option in OPTIONS if option.startswith("experiment/")])
+def test_every_experiment_fits_every_command(name, command):
+    validate(composed(f"experiment={name}", "data.root=/data", command=command), command=command)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.relative_to(CONF).as_posix())
