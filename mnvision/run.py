@@ -237,13 +237,12 @@ def _measure(trainer: L.Trainer, module: VisionModule, loader: Any, *, folder: P
         raise TypeError(f"evaluation needs a CocoMetric, got {type(metric).__name__}")
     logged = trainer.validate(module, dataloaders=loader, verbose=False)[0]
     numbers = {name: round(float(value), 6) for name, value in logged.items()}
-    results = metric.results()  # gathers: on every process
     if trainer.is_global_zero:
         per_class = metric.per_class()
         plain = {name.removeprefix("val/"): value for name, value in numbers.items()}
         logger.info("\n%s\n\n%s", coco_table(plain), class_table(per_class, ends=10))
         (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-        write_predictions(results, folder / "predictions.json")
+        write_predictions(metric.results(), folder / "predictions.json")
     return numbers
 
 
