@@ -13,12 +13,12 @@ import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch import nn
 
 from mnvision.config import OPTIMIZERS, did_you_mean, resolve_target
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.errors import UserError
 from mnvision.hardware import fast_bfloat16, keep_freed_memory
+from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model
 from mnvision.module import MakeOptimizer, Schedule
 from mnvision.ops.resolution import input_size
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 MONITOR = {"ssd": "val/map"}
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Sequence[int] | None) -> nn.Module:
+def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Sequence[int] | None) -> TaskModel:
     """The model of the task and backbone sections, with the weights they name.
 
     Args:

@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The cache folder: the environment variable ``MNVISION_CACHE``, else ``~/.cache/mnvision``. It may not exist yet."""
+    """The cache folder: the environment variable ``MNVISION_CACHE``, else ``~/.cache/mnvision``; it may not exist."""
     chosen = os.environ.get("MNVISION_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "mnvision"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mnvision import __version__
-from mnvision.models.create import TASKS, ModelSpec, build_model
+from mnvision.models.base import ModelSpec, TaskModel
+from mnvision.models.create import TASKS, build_model
 from mnvision.types import Preprocessing, UserError
 
 # Under this key a checkpoint says what it is.
@@ -19,13 +19,12 @@ SECTION = "mnvision"
 PREFIX = "model."  # of the parameter names: the training module holds the network as `model`
 
 
-def describe_model(model: nn.Module, *, config: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe_model(model: TaskModel, *, config: dict[str, Any] | None = None) -> dict[str, Any]:
     """The self-description that goes into a checkpoint: plain values only, so that it loads with ``weights_only``."""
-    spec: ModelSpec = model.spec  # type: ignore[assignment]
-    return {"version": __version__, "model": asdict(spec), "config": config or {}}
+    return {"version": __version__, "model": asdict(model.spec), "config": config or {}}
 
 
-def save_model(model: nn.Module, path: str | Path, *, config: dict[str, Any] | None = None) -> None:
+def save_model(model: TaskModel, path: str | Path, *, config: dict[str, Any] | None = None) -> None:
     """Write a model's weights and description to a file that ``load_model`` reads."""
     state = {PREFIX + name: tensor for name, tensor in model.state_dict().items()}
     torch.save({SECTION: describe_model(model, config=config), "state_dict": state}, path)
@@ -52,7 +51,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_model(path: str | Path, *, task: str | None = None) -> nn.Module:
+def load_model(path: str | Path, *, task: str | None = None) -> TaskModel:
     """Rebuild a model with its weights from a checkpoint; on the CPU and in evaluation mode.
 
     Args:
@@ -65,7 +64,7 @@ def load_model(path: str | Path, *, task: str | None = None) -> nn.Module:
     return model_from_checkpoint(read_checkpoint(path), path=path, task=task)
 
 
-def model_from_checkpoint(content: dict[str, Any], *, path: str | Path, task: str | None = None) -> nn.Module:
+def model_from_checkpoint(content: dict[str, Any], *, path: str | Path, task: str | None = None) -> TaskModel:
     """``load_model`` for a checkpoint that is read already."""
     stated = dict(content[SECTION]["model"])
     if stated["task"] not in TASKS:

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnvision.backbones.layers import parameters_without_decay
 from mnvision.checkpoint import SECTION, describe_model
+from mnvision.models.base import TaskModel
 from mnvision.types import Batch, Targets, UserError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class VisionModule(L.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: TaskModel,
         *,
         metric: Metric | None = None,
         make_optimizer: MakeOptimizer | None = None,
@@ -121,7 +122,7 @@ class VisionModule(L.LightningModule):
         """The trainable parameters, with and without weight decay."""
         without = parameters_without_decay(self.model) if self.selective_weight_decay else set()
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [parameter for parameter in trainable if parameter not in without]},
             {"params": [parameter for parameter in trainable if parameter in without], "weight_decay": 0.0},
         ]
@@ -147,7 +148,7 @@ class VisionModule(L.LightningModule):
 
 
 @torch.no_grad()
-def _culprits(model: nn.Module, batch: Batch, output: Any) -> list[int]:
+def _culprits(model: TaskModel, batch: Batch, output: Any) -> list[int]:
     """Image ids of the pictures whose own loss is not finite; all of the batch where none is by itself."""
     targets = batch.targets
     culprits = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.layers import is_depthwise
+from mnvision.types import Preprocessing
 
 LEFT_OUT = "biases, BatchNorm, activations, pooling and post-processing"
 FULLY_CONNECTED = "fully connected"
@@ -124,9 +125,10 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
         ValueError: If there is no size to take.
     """
     if image_size is None:
-        if not hasattr(model, "preprocessing"):
+        own = getattr(model, "preprocessing", None)
+        if not isinstance(own, Preprocessing):
             raise ValueError("profile() needs image_size for a model that does not state its own")
-        image_size = int(model.preprocessing.size)  # type: ignore[union-attr, arg-type]
+        image_size = own.size
     ghost = copy.deepcopy(model).to("meta").eval()
     layers: list[Layer] = []
 

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import lightning as L  # noqa: N812
 import numpy as np
-from torch import nn
 
 from mnvision import build
 from mnvision.backbones.folding import is_folded, unfold_batchnorm
@@ -25,6 +24,8 @@ from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
 from mnvision.metrics.detections import write_predictions
+from mnvision.models.base import TaskModel
+from mnvision.models.ssd import SSD
 from mnvision.module import VisionModule
 from mnvision.ops.image import read_image
 from mnvision.profiler import profile
@@ -33,6 +34,7 @@ from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+PICTURE_THRESHOLD = 0.3  # weaker detections are left out of the annotated pictures
 
 # Tells the processes that a distributed run starts which folder to write.
 FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
@@ -132,7 +134,8 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         raise UserError(
             "there is no model to predict with: give ckpt=PATH, or task.weights=PATH for pretrained weights"
         )
-    model.score_threshold = cfg["score_threshold"]
+    if not isinstance(model, SSD):
+        raise UserError(f"predict draws boxes: it needs a detector, and this is a model of task {model.spec.task}")
     model = model.to(build.choose_device(cfg["trainer"]["accelerator"]))
     folder = run_folder(cfg)
     logger.info("%s", model_line(model, cfg))
@@ -140,7 +143,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     failures: list[str] = []
     started = time.perf_counter()
     for batch in _batches(pictures, size=cfg["batch_size"], failures=failures):
-        found = model.predict([image for _, image in batch])
+        found = model.predict([image for _, image in batch], score_threshold=cfg["score_threshold"])
         for (path, image), detections in zip(batch, found, strict=True):
             annotated = folder / "pictures" / annotated_name(path, pictures)
             _write_picture(annotated, draw_detections(image, detections, model.spec.classes))
@@ -198,7 +201,7 @@ def recall(cfg: Config, saved: Config, *, sections: Sequence[str] | None = None)
     return recalled
 
 
-def model_line(model: nn.Module, cfg: Mapping[str, Any]) -> str:
+def model_line(model: TaskModel, cfg: Mapping[str, Any]) -> str:
     """One line on what a model is and costs."""
     spec, cost = model.spec, profile(model)
     return (
@@ -210,23 +213,25 @@ def model_line(model: nn.Module, cfg: Mapping[str, Any]) -> str:
 
 
 def write_pictures(
-    model: nn.Module, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
+    model: TaskModel, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
 ) -> list[Path]:
     """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``."""
     chosen = np.unique(np.linspace(0, len(annotations) - 1, min(count, len(annotations))).round().astype(int))
     written = []
-    threshold, model.score_threshold = model.score_threshold, 0.3
     model.eval()
     for index in chosen.tolist():
         image = read_image(image_folder / annotations.file_name(index))
         rows = annotations.rows(index)
         drawn = draw_detections(
-            image, model.predict([image])[0], annotations.classes, ground_truth=annotations.boxes[rows]
+            image,
+            model.predict([image])[0],
+            annotations.classes,
+            score_threshold=PICTURE_THRESHOLD,
+            ground_truth=annotations.boxes[rows],
         )
         path = folder / "pictures" / (Path(annotations.file_name(index)).stem + ".jpg")
         _write_picture(path, drawn)
         written.append(path)
-    model.score_threshold = threshold
     return written
 
 
@@ -246,7 +251,7 @@ def _measure(trainer: L.Trainer, module: VisionModule, loader: Any, *, folder: P
     return numbers
 
 
-def _unfold(model: nn.Module, data: Any, *, batches: int) -> None:
+def _unfold(model: TaskModel, data: Any, *, batches: int) -> None:
     """Give folded BatchNorm live statistics of the training pictures, so that it can train."""
     model.eval()
     unfold_batchnorm(model, (batch.images for batch in data.train_dataloader()), max_batches=batches)
@@ -278,7 +283,7 @@ def annotated_name(path: Path, pictures: Sequence[Path]) -> str:
 
 
 def _entry(
-    path: Path, image: np.ndarray, detections: Detections, *, model: nn.Module, annotated: str
+    path: Path, image: np.ndarray, detections: Detections, *, model: TaskModel, annotated: str
 ) -> dict[str, Any]:
     spec = model.spec
     return {

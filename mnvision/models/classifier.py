@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnvision.backbones.base import Backbone
+from mnvision.models.base import TaskModel
 from mnvision.types import Preprocessing, UserError
 
 
-class Classifier(nn.Module):
+class Classifier(TaskModel):
     """The paper's classification network (Table 1 from the average pooling on).
 
     Args:
@@ -26,29 +27,25 @@ class Classifier(nn.Module):
     def __init__(
         self, backbone: Backbone, *, num_classes: int, preprocessing: Preprocessing, dropout: float = 0.001
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, preprocessing=preprocessing)
         if num_classes < 1:
             raise UserError(f"a classifier needs at least one class, got num_classes={num_classes}")
-        self.backbone = backbone
         self.num_classes = num_classes
-        self.preprocessing = preprocessing
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.levels[-1].channels, num_classes)
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W], uint8 or float in 0..255, to logits [B, K]."""
-        features = self.backbone((images - self.mean) / self.std)[-1]
+        features = self.backbone(self.normalise(images))[-1]
         return self.head(self.dropout(features.mean(dim=(2, 3))))
 
-    def losses(self, images: Tensor, labels: Tensor, *, output: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, targets: Tensor, *, output: Tensor | None = None) -> dict[str, Tensor]:
         """Softmax cross-entropy of the batch with labels int64 [B], 0..K-1."""
         logits = self(images) if output is None else output
-        return {"class_loss": F.cross_entropy(logits.float(), labels)}
+        return {"class_loss": F.cross_entropy(logits.float(), targets)}
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, output: Tensor | None = None) -> Tensor:
+    def predict(self, images: Tensor, *, original_sizes: Tensor | None = None, output: Tensor | None = None) -> Tensor:
         """Class probabilities [B, K]."""
         logits = self(images) if output is None else output
         return logits.float().softmax(-1)

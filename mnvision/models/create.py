@@ -5,16 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from mnvision.backbones import create_backbone
-from mnvision.backbones.layouts import Weights
-from mnvision.backbones.loading import load_weights
-from mnvision.backbones.weights import read_weights
+from mnvision.backbones.weights import Weights, load_weights, read_weights
+from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.models.ssd import SSD
 from mnvision.ops.resolution import input_size
@@ -24,32 +20,11 @@ logger = logging.getLogger(__name__)
 
 # Task names are the names of the configuration's `task` group. A plain table, so that a checkpoint can never name
 # a class of its own.
-TASKS: dict[str, type[nn.Module]] = {"ssd": SSD, "classify": Classifier}
+TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "classify": Classifier}
 IMAGE_SIZES = {"ssd": 300, "classify": 224}
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything that rebuilds a model but its weights, in plain values: a checkpoint stores it.
-
-    Attributes:
-        task: A key of ``TASKS``.
-        task_options: Arguments of the task's network.
-        backbone_options: Arguments of ``create_backbone``, its name among them.
-        preprocessing: Input size, mean and standard deviation.
-        classes: Names of the classes, by label.
-        category_ids: The data set's own ids, in the order of ``classes``.
-    """
-
-    task: str
-    task_options: dict[str, Any]
-    backbone_options: dict[str, Any]
-    preprocessing: Preprocessing
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-
-
-def build_model(spec: ModelSpec) -> nn.Module:
+def build_model(spec: ModelSpec) -> TaskModel:
     """Build the network of a spec, with fresh weights; the model carries the spec as ``model.spec``.
 
     Raises:
@@ -65,7 +40,7 @@ def build_model(spec: ModelSpec) -> nn.Module:
     )
     backbone = create_backbone(**spec.backbone_options)
     model = network(backbone, num_classes=len(spec.classes), preprocessing=spec.preprocessing, **spec.task_options)
-    model.spec = spec  # type: ignore[assignment]
+    model.spec = spec
     return model
 
 
@@ -83,7 +58,7 @@ def create_model(
     backbone_weights: str | None = None,
     task_options: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
-) -> nn.Module:
+) -> TaskModel:
     """Build a task's model, with fresh or pretrained weights.
 
     Weights bring the settings they were trained with (padding, activation, BatchNorm epsilon, normalisation, form and
@@ -112,6 +87,7 @@ def create_model(
     whole = read_weights(weights) if weights else None
     part = read_weights(backbone_weights) if backbone_weights and not whole else None
     settings = whole.settings if whole else part.settings if part else {}
+    head_settings = whole.settings if whole else {}  # weights of a backbone say nothing of this head
 
     if classes is None and num_classes is None:
         if whole is None or whole.classes is None:
@@ -124,7 +100,7 @@ def create_model(
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
         task=task,
-        task_options=_settle(task_options or {}, settings, names=("form", "loss")),
+        task_options=_settle(task_options or {}, head_settings, names=("form", "loss")),
         backbone_options={
             "name": backbone,
             "alpha": alpha,
@@ -139,11 +115,11 @@ def create_model(
     return model
 
 
-def _load(model: nn.Module, *, whole: Weights | None, part: Weights | None) -> None:
+def _load(model: TaskModel, *, whole: Weights | None, part: Weights | None) -> None:
     if whole is not None:
-        report = load_weights(model, whole, classes=model.spec.classes)  # type: ignore[union-attr]
+        report = load_weights(model, whole, classes=model.spec.classes)
     elif part is not None:
-        report = load_weights(model.backbone, part, classes=None)  # type: ignore[arg-type]
+        report = load_weights(model.backbone, part, classes=None)
     else:
         return
     logger.info("%s", report)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mnvision.backbones.base import Backbone, map_sizes
 from mnvision.backbones.layers import ConvNormAct, LayerOptions, SeparableConv, initialise
+from mnvision.models.base import TaskModel
 from mnvision.ops import losses
 from mnvision.ops.anchors import ssd_anchors, ssd_shapes
 from mnvision.ops.boxes import encode
@@ -81,7 +82,7 @@ class Head(nn.Module):
         return SSDOutput(logits, offsets)
 
 
-class SSD(nn.Module):
+class SSD(TaskModel):
     """A single-shot detector with six feature maps: two of the backbone (strides 16 and 32) and four extra ones.
 
     Anchors follow the input size and the taps. The width multiplier of the backbone reaches the extra maps and the
@@ -109,6 +110,8 @@ class SSD(nn.Module):
         UserError: If the backbone lacks a level, or a value is out of range.
     """
 
+    anchors: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -129,7 +132,7 @@ class SSD(nn.Module):
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, preprocessing=preprocessing)
         strides = [level.stride for level in backbone.levels]
         if not set(TAPPED_STRIDES) <= set(strides):
             raise UserError(
@@ -137,8 +140,6 @@ class SSD(nn.Module):
             )
         if num_classes < 1:
             raise UserError(f"an SSD needs at least one class besides background, got num_classes={num_classes}")
-        self.backbone = backbone
-        self.preprocessing = preprocessing
         self.num_classes = num_classes
         self.form, self.loss = form, loss
         self.negative_ratio, self.matching_iou, self.box_weight = negative_ratio, matching_iou, box_weight
@@ -165,22 +166,19 @@ class SSD(nn.Module):
 
         size = preprocessing.size
         anchors = ssd_anchors(size, map_sizes(size, levels), minimum=min_scale, maximum=max_scale)
-        # Not persistent: they follow from the configuration, and a checkpoint holds what was learnt.
         self.register_buffer("anchors", anchors, persistent=False)
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
     def _initialise_heads(self) -> None:
         initialise(self.heads)
-        for head in self.heads:
-            for predictor in (head.classes, head.boxes):
-                nn.init.normal_(predictor.pointwise.weight, std=0.03)  # TensorFlow's SSD configuration
-            if self.loss == "focal":
-                nn.init.constant_(head.classes.pointwise.bias, FOCAL_PRIOR)
+        for name, part in self.heads.named_modules():
+            if name.endswith("pointwise") and isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, std=0.03)  # TensorFlow's SSD configuration
+                if self.loss == "focal" and ".classes." in name and part.bias is not None:
+                    nn.init.constant_(part.bias, FOCAL_PRIOR)
 
     def forward(self, images: Tensor) -> SSDOutput:
         """Map images [B, 3, S, S], uint8 or float in 0..255, to logits [B, A, K+1] and offsets [B, A, 4]."""
-        maps = self.backbone((images - self.mean) / self.std)
+        maps = self.backbone(self.normalise(images))
         features = [maps[tap] for tap in self.taps]
         for extra in self.extras:
             features.append(extra(features[-1]))
@@ -223,7 +221,12 @@ class SSD(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, images: Pictures, *, original_sizes: Tensor | None = None, output: SSDOutput | None = None
+        self,
+        images: Pictures,
+        *,
+        original_sizes: Tensor | None = None,
+        output: SSDOutput | None = None,
+        score_threshold: float | None = None,
     ) -> list[Detections]:
         """Detect objects.
 
@@ -232,6 +235,7 @@ class SSD(nn.Module):
             original_sizes: int64 [B, 2] (height, width) to which boxes are scaled back; by default that of the
                 pictures given (of the input, for a batch).
             output: What ``forward`` gave for these images, if that is known already.
+            score_threshold: Detections that score no more are dropped; by default the model's own.
 
         Returns:
             One ``Detections`` a picture, boxes in original pixels, best score first.
@@ -247,7 +251,7 @@ class SSD(nn.Module):
             offsets.float(),
             self.anchors,
             image_size=size,
-            threshold=self.score_threshold,
+            threshold=self.score_threshold if score_threshold is None else score_threshold,
             top_k=self.pre_nms_top_k,
         )
         boxes, scores, labels = suppress(found, iou=self.nms_iou, max_detections=self.max_detections, image_size=size)

@@ -1,0 +1,73 @@
+"""What a task's model is: three verbs over a shared backbone, and a spec that rebuilds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnvision.backbones.base import Backbone
+from mnvision.types import Preprocessing
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that rebuilds a model but its weights, in plain values: a checkpoint stores it.
+
+    Attributes:
+        task: A key of ``create.TASKS``.
+        task_options: Arguments of the task's network.
+        backbone_options: Arguments of ``create_backbone``, its name among them.
+        preprocessing: Input size, mean and standard deviation.
+        classes: Names of the classes, by label.
+        category_ids: The data set's own ids, in the order of ``classes``.
+    """
+
+    task: str
+    task_options: dict[str, Any]
+    backbone_options: dict[str, Any]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+class TaskModel(nn.Module):
+    """A backbone with a head. No verb changes its return type with ``self.training``.
+
+    Args:
+        backbone: Any backbone.
+        preprocessing: Input size, mean and standard deviation; normalisation is part of the model.
+
+    Attributes:
+        spec: How the model was built; set by ``create.build_model``.
+    """
+
+    spec: ModelSpec
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, *, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.preprocessing = preprocessing
+        # Not persistent: they follow from the spec, and a state dict holds what was learnt.
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn pixels [B, 3, H, W], uint8 or float in 0..255, into what the backbone takes."""
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Any:
+        """Raw output for images [B, 3, H, W], uint8 or float in 0..255; tensors only: this is what is exported."""
+        raise NotImplementedError
+
+    def losses(self, images: Tensor, targets: Any, *, output: Any = None) -> dict[str, Tensor]:
+        """Scalar losses whose sum is minimised; ``output`` is what ``forward`` gave, if that is known already."""
+        raise NotImplementedError
+
+    def predict(self, images: Any, *, original_sizes: Tensor | None = None, output: Any = None) -> Any:
+        """Final results; places in the picture are scaled to ``original_sizes`` [B, 2] (height, width) if given."""
+        raise NotImplementedError
