@@ -77,6 +77,8 @@ NOISE = (
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 WRONG_USAGE = 2
 
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """The ``mnvision`` program.
@@ -179,6 +181,8 @@ def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Se
         searchpath = [word for word in hydra_cfg.overrides.hydra if word.startswith("hydra.searchpath=")]
         output_dir = "++output_dir=" + quote(plain["output_dir"])
         job_arguments = [*flags, *searchpath, *hydra_cfg.overrides.task, output_dir]
+        words = [word.lstrip("+") for word in hydra_cfg.overrides.task]
+        logger.info("run %s of the sweep: %s", hydra_cfg.job.num, " ".join(words))
     plain["overrides"] = override_keys(hydra_cfg.overrides.task)
 
     from mnvision import run  # torch and lightning: seconds that a typo does not wait for
@@ -187,6 +191,7 @@ def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Se
     # Lightning starts the processes of further GPUs with sys.argv: each must run this one job and no other.
     with _process([*program, *job_arguments], os.environ):
         functions[command](plain)
+    _leave_process_group()
 
 
 def _prepare(cfg: DictConfig, *, command: str) -> dict[str, Any]:
@@ -196,17 +201,20 @@ def _prepare(cfg: DictConfig, *, command: str) -> dict[str, Any]:
     return plain
 
 
+def _leave_process_group() -> None:
+    """Part from the processes of a distributed run, so that the next job of a sweep can start its own."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _check_sweep(overrides: Sequence[str], *, command: str) -> None:
     """Check all jobs of a sweep before the first one starts: the typo in the last may be hours away."""
     if any(word.startswith(("hydra/sweeper=", "hydra/launcher=")) for word in overrides):
         return  # another sweeper makes up its jobs as it goes, another launcher may run them elsewhere
-    logging.disable(logging.INFO)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            sweep_dir = "hydra.sweep.dir=" + quote(folder)
-            _compose([*overrides, sweep_dir], command=command, job=lambda cfg: _check_job(cfg, command=command))
-    finally:
-        logging.disable(logging.NOTSET)
+    with tempfile.TemporaryDirectory() as folder:
+        sweep_dir = "hydra.sweep.dir=" + quote(folder)
+        _compose([*overrides, sweep_dir], command=command, job=lambda cfg: _check_job(cfg, command=command))
 
 
 def _check_job(cfg: DictConfig, *, command: str) -> None:
@@ -284,6 +292,7 @@ def _configure_logging() -> None:
     root.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.distributed", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # devices, tips, processes, seeds
+    logging.getLogger("hydra").setLevel(logging.WARNING)
     warnings.showwarning = _log_warning
     for pattern in NOISE:
         warnings.filterwarnings("ignore", message=pattern)

@@ -343,6 +343,10 @@ def test_multirun(run, start, tmp_path):
     assert (status, out) == (0, "")
     values = [(cfg["optimizer"]["_target_"], cfg["seed"]) for _, cfg, *_ in run.calls]
     assert values == [("torch.optim.SGD", 3), ("torch.optim.AdamW", 3)]
+    assert [line[9:] for line in err.splitlines()] == [
+        "run 0 of the sweep: optimizer=sgd seed=3",
+        "run 1 of the sweep: optimizer=adamw seed=3",
+    ]
     # one folder for the sweep, in it one for each run
     [sweep] = (tmp_path / "runs" / "multirun").iterdir()
     assert [cfg["output_dir"] for _, cfg, *_ in run.calls] == [str(sweep / str(number)) for number in range(2)]
@@ -374,6 +378,20 @@ def test_a_run_does_not_inherit_the_environment_of_the_one_before(run, start):
     run.act = lambda cfg: os.environ.update(LOCAL_RANK="0", WORLD_SIZE="2")
     start("train", "-m", "seed=1,2")
     assert ["LOCAL_RANK" in environ for *_, environ in run.calls] == [False, False]
+
+
+def test_every_run_has_its_own_process_group(run, start, tmp_path):
+    from torch import distributed
+
+    def act(cfg):
+        assert not distributed.is_initialized()
+        address = f"file://{tmp_path}/group{cfg['seed']}"
+        distributed.init_process_group("gloo", init_method=address, rank=0, world_size=1)
+
+    run.act = act
+    assert start("train", "-m", "seed=1,2")[0] == 0
+    assert len(run.calls) == 2
+    assert not distributed.is_initialized()
 
 
 def test_all_runs_are_checked_before_the_first(run, start, tmp_path):
