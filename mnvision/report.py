@@ -1,0 +1,498 @@
+"""``report.html``: what a run measured, drew and was asked for, on one page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import logging
+import math
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mnvision.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+History = dict[str, dict[int, float]]  # a column of metrics.csv -> epoch (from 1) -> value
+
+PICTURE_SIDE = 480  # pixels
+MAX_PICTURES = 60
+
+# How each of COCO's numbers is cut: name, title, IoU, area of the objects, detections a picture.
+_TABLES = {
+    "Average precision": (
+        ("map", "AP", "0.50:0.95", "all", "100"),
+        ("map_50", "AP50", "0.50", "all", "100"),
+        ("map_75", "AP75", "0.75", "all", "100"),
+        ("map_small", "AP small", "0.50:0.95", "under 32\u00b2", "100"),
+        ("map_medium", "AP medium", "0.50:0.95", "32\u00b2 to 96\u00b2", "100"),
+        ("map_large", "AP large", "0.50:0.95", "over 96\u00b2", "100"),
+    ),
+    "Average recall": (
+        ("mar_1", "AR, best 1", "0.50:0.95", "all", "1"),
+        ("mar_10", "AR, best 10", "0.50:0.95", "all", "10"),
+        ("mar_100", "AR, best 100", "0.50:0.95", "all", "100"),
+        ("mar_small", "AR small", "0.50:0.95", "under 32\u00b2", "100"),
+        ("mar_medium", "AR medium", "0.50:0.95", "32\u00b2 to 96\u00b2", "100"),
+        ("mar_large", "AR large", "0.50:0.95", "over 96\u00b2", "100"),
+    ),
+}
+_UNDEFINED = -1.0
+_SPEED, _MEMORY = "images_per_second", "peak_memory_mb"
+
+
+class _Line(NamedTuple):
+    """A line of a chart: its name, its CSS class and its values by epoch."""
+
+    name: str
+    style: str
+    points: Mapping[int, float]
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    numbers: Mapping[str, float],
+    per_class: Mapping[str, float],
+    per_class_50: Mapping[str, float] | None = None,
+    commands: Sequence[Sequence[str]] = (),
+) -> Path:
+    """Write ``report.html`` into the folder of a run, in one step: readers see the old page or the new one.
+
+    Shown as well, where the folder holds them: the curves of ``metrics.csv``, the pictures in ``pictures/`` (scaled to
+    at most 480 pixels, the first 60) and ``config.yaml``.
+
+    Args:
+        folder: The folder of the run.
+        title: The headline.
+        facts: What to say under it, by name, such as the model, the data and the date.
+        numbers: The final numbers, as in ``metrics.json``; ``images_per_second`` and ``peak_memory_mb`` may be among
+            them, else those of the training are shown. A number of -1 is undefined and shows as a dash.
+        per_class: Average precision by class name; -1 where the class does not occur.
+        per_class_50: The same at an IoU of 0.50.
+        commands: Commands that reproduce the numbers, each as its arguments.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: If the page cannot be written.
+    """
+    history = read_history(folder / "metrics.csv")
+    plain = {name.removeprefix("val/").removeprefix("test/"): value for name, value in numbers.items()}
+    config = folder / "config.yaml"
+    sections = [
+        _header(title, facts),
+        _figures(plain, history),
+        _curves(history),
+        _pictures(sorted((folder / "pictures").glob("*.jpg"))),
+        _tables(plain),
+        _classes(per_class, per_class_50 or {}),
+        _commands(commands),
+        _details("Configuration", f"<pre>{escape(config.read_text(encoding='utf-8'))}</pre>")
+        if config.exists()
+        else "",
+    ]
+    page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(filter(None, sections)))
+    path = folder / "report.html"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            temporary.write_text(page, encoding="utf-8", errors="replace")  # names of files may be any bytes
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot write the report to {path}: {error.strerror or error}.") from error
+    return path
+
+
+def read_history(path: Path) -> History:
+    """The values by epoch in the file of Lightning's CSVLogger, whose rows are sparse; empty if there is no file.
+
+    Only epochs with a training loss count: the evaluation of the best checkpoint after the last epoch is logged under
+    an epoch of its own. Of several values of an epoch the first counts; values that are not finite are left out.
+    """
+    history: History = {}
+    if not path.exists():
+        return history
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            epoch = _finite(row.get("epoch"))
+            for column, text in row.items():
+                value = _finite(text)
+                if epoch is not None and value is not None and column not in ("epoch", "step"):
+                    history.setdefault(column, {}).setdefault(int(epoch) + 1, value)
+    trained = history.get("train/loss_epoch") or history.get("train/loss") or {}
+    return {
+        column: {epoch: value for epoch, value in sorted(values.items()) if epoch in trained}
+        for column, values in history.items()
+    }
+
+
+def _finite(text: object) -> float | None:
+    try:
+        value = float(text) if isinstance(text, str) else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "\u2013" if value == _UNDEFINED or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _section(title: str, body: str, *, note: str = "") -> str:
+    small = f"<p class=note>{note}</p>" if note else ""
+    return f"<section><h2>{escape(title)}</h2>{small}{body}</section>"
+
+
+def _details(title: str, body: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def _header(title: str, facts: Mapping[str, str]) -> str:
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in facts.items())
+    return f"<header><h1>{escape(title)}</h1><dl>{rows}</dl></header>"
+
+
+def _figures(numbers: Mapping[str, float], history: History) -> str:
+    """The few numbers that people ask for first, in large digits."""
+    figures = []
+    if "map" in numbers:
+        figures.append((_number(numbers["map"], 3), "AP", "IoU 0.50:0.95"))
+    if "map_50" in numbers:
+        figures.append((_number(numbers["map_50"], 3), "AP50", "IoU 0.50"))
+    rates, peaks = (list(history.get(f"train/{name}", {}).values()) for name in (_SPEED, _MEMORY))
+    rate = numbers.get(_SPEED, median(rates) if rates else None)
+    peak = numbers.get(_MEMORY, max(peaks) if peaks else None)
+    notes = {name: "" if name in numbers else "in training" for name in (_SPEED, _MEMORY)}
+    if rate is not None:
+        figures.append((f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}", "images/s", notes[_SPEED]))
+    if peak is not None:
+        text = f"{peak / 1000:.2f}<small> GB</small>" if peak >= 1000 else f"{peak:.0f}<small> MB</small>"
+        figures.append((text, "peak memory", notes[_MEMORY]))
+    tiles = "".join(f"<div><b>{value}</b><span>{name} <i>{note}</i></span></div>" for value, name, note in figures)
+    return f"<section class=figures>{tiles}</section>" if tiles else ""
+
+
+def _curves(history: History) -> str:
+    def line(name: str, style: str, *columns: str) -> _Line:
+        points = next((history[column] for column in columns if history.get(column)), {})
+        return _Line(name, style, {epoch: value for epoch, value in points.items() if value != _UNDEFINED})
+
+    loss = [line("train", "c3", "train/loss_epoch", "train/loss"), line("val", "c4", "val/loss")]
+    precision = [line("AP", "c1", "val/map"), line("AP50", "c2", "val/map_50")]
+    charts = [_chart("Loss", loss), _chart("Average precision", precision, best="AP")]
+    lines = [*loss, *precision]
+    epochs = sorted({epoch for line in lines for epoch in line.points})
+    if not epochs:
+        return ""
+    cells = ([str(epoch), *(_number(line.points.get(epoch, _UNDEFINED)) for line in lines)] for epoch in epochs)
+    table = _table(("epoch", "train loss", "val loss", "AP", "AP50"), cells)
+    return _section("Training", f"<div class=charts>{''.join(charts)}</div>{_details('The same as a table', table)}")
+
+
+class _Plane:
+    """Where epochs and values lie in the picture of a chart."""
+
+    width, height = 480, 280
+    left, right, top, bottom = 46, 388, 14, 240  # of the area of the lines; their names stand to the right of it
+
+    def __init__(self, lines: Sequence[_Line]) -> None:
+        values = [value for line in lines for value in line.points.values()]
+        self.epochs = sorted({epoch for line in lines for epoch in line.points})
+        self.ticks = _ticks(min(0.0, *values), max(values))
+
+    def x(self, epoch: int) -> float:
+        span = self.epochs[-1] - self.epochs[0]
+        share = (epoch - self.epochs[0]) / span if span else 0.5
+        return round(self.left + share * (self.right - self.left), 1)
+
+    def y(self, value: float) -> float:
+        low, high = self.ticks[0], self.ticks[-1]
+        return round(self.bottom - (value - low) / (high - low) * (self.bottom - self.top), 1)
+
+
+def _chart(title: str, lines: Sequence[_Line], *, best: str = "") -> str:
+    """Lines by epoch as SVG, each with its name at its end; ``best`` names a line whose highest point is marked."""
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return ""
+    plane = _Plane(lines)
+    parts = [_axes(plane)]
+    ends = []
+    note = ""
+    for line in lines:
+        places = {epoch: (plane.x(epoch), plane.y(value)) for epoch, value in line.points.items()}
+        path = "L".join(f"{x} {y}" for x, y in places.values())
+        x, y = places[max(places)]
+        ends.append((x, y))
+        parts.append(f'<path class="line {line.style}" d="M{path}"/>')
+        parts.append(f'<circle class="dot {line.style}" cx="{x}" cy="{y}" r="4"/>')
+        if line.name == best:
+            top = max(line.points, key=lambda epoch: line.points[epoch])
+            x, y = places[top]
+            parts.append(f'<circle class="ring {line.style}" cx="{x}" cy="{y}" r="6.5"/>')
+            note = f"best {best} {line.points[top]:.4f} in epoch {top}"
+    heights = _spread([y for _, y in ends], gap=17, low=plane.top + 4, high=plane.bottom)
+    for line, (x, _), y in zip(lines, ends, heights, strict=True):
+        value = f"{line.points[max(line.points)]:#.3g}".rstrip(".")
+        name = f"{line.name} <tspan class=tick>{value}</tspan>"
+        parts.append(f'<text class="label {line.style}" x="{x + 12:.1f}" y="{y + 4:.1f}">{name}</text>')
+    parts.append(_strips(plane, lines))
+    return (
+        f"<figure class=chart><figcaption>{title} <span>{note}</span></figcaption>"
+        f'<svg viewBox="0 0 {plane.width} {plane.height}" role="img" aria-label="{title} by epoch">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def _axes(plane: _Plane) -> str:
+    parts = []
+    for tick in plane.ticks:
+        y = plane.y(tick)
+        style = "axis" if tick == plane.ticks[0] else "grid"
+        parts.append(f'<path class={style} d="M{plane.left} {y}H{plane.right}"/>')
+        parts.append(f'<text class=tick x="{plane.left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    labels = [(plane.x(epoch), plane.bottom + 18, str(epoch)) for epoch in _epoch_ticks(plane.epochs)]
+    labels.append(((plane.left + plane.right) / 2, plane.height - 4, "epoch"))
+    parts += [f'<text class=tick x="{x}" y="{y}" text-anchor="middle">{text}</text>' for x, y, text in labels]
+    return "".join(parts)
+
+
+def _strips(plane: _Plane, lines: Sequence[_Line]) -> str:
+    """A strip an epoch to point at: it shows a rule, and the values as a tooltip."""
+    width = (plane.right - plane.left) / max(1, len(plane.epochs) - 1)
+    parts = []
+    for epoch in plane.epochs:
+        x = plane.x(epoch)
+        told = [f"{line.name} {line.points[epoch]:.4g}" for line in lines if epoch in line.points]
+        text = "\n".join([f"epoch {epoch}", *told])
+        parts.append(
+            f'<g class=hit><rect x="{x - width / 2:.1f}" y="{plane.top}" width="{width:.1f}" '
+            f'height="{plane.bottom - plane.top}"/><path d="M{x} {plane.top}V{plane.bottom}"/><title>{text}</title></g>'
+        )
+    return "".join(parts)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, about five, that reach from below ``low`` to above ``high``."""
+    span = high - low or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 5))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if span / (factor * power) <= 5.5)
+    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def _epoch_ticks(epochs: Sequence[int]) -> list[int]:
+    """Some of the epochs: at most eight, at round numbers."""
+    span = epochs[-1] - epochs[0]
+    steps = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
+    step = next(step for step in steps if span / step < 8)
+    return [epoch for epoch in range(epochs[0], epochs[-1] + 1) if epoch % step == 0] or [epochs[-1]]
+
+
+def _spread(places: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+    """Move labels apart, in their order, so that none covers another."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    spread = list(places)
+    limit = low
+    for index in order:
+        spread[index] = limit = max(places[index], limit)
+        limit += gap
+    limit = high
+    for index in reversed(order):
+        spread[index] = limit = min(spread[index], limit)
+        limit -= gap
+    return spread
+
+
+def _pictures(paths: Sequence[Path]) -> str:
+    figures = []
+    for path in paths[:MAX_PICTURES]:
+        small = _thumbnail(path)
+        if small is None:
+            logger.warning("report: %s could not be read and is left out", path)
+            continue
+        height, width = small.shape[:2]
+        data = base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
+        name, size = escape(path.stem), f'width="{width}" height="{height}"'
+        # Rows of equal height: every picture grows in proportion to its aspect.
+        figures.append(
+            f'<figure style="flex:{100 * width / height:.0f} 1 {210 * width / height:.0f}px">'
+            f'<img {size} alt="{name}" src="data:image/jpeg;base64,{data}"><figcaption>{name}</figcaption></figure>'
+        )
+    note = "Dashed boxes are the ground truth."
+    if len(paths) > MAX_PICTURES:
+        note += f" These are the first {MAX_PICTURES} pictures of {len(paths)}."
+    return _section("Pictures", f"<div class=pictures>{''.join(figures)}</div>", note=note) if figures else ""
+
+
+def _thumbnail(path: Path) -> np.ndarray | None:
+    """uint8 [h, w, 3] BGR of at most 480 pixels a side; None if the file is no picture."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError:
+        return None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if image is None:
+        return None
+    scale = min(1.0, PICTURE_SIDE / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _tables(numbers: Mapping[str, float]) -> str:
+    tables = []
+    shown = {_SPEED, _MEMORY}
+    for title, rows in _TABLES.items():
+        known = [row for row in rows if row[0] in numbers]
+        shown.update(name for name, *_ in known)
+        if known:
+            cells = ((head, iou, area, limit, _number(numbers[name])) for name, head, iou, area, limit in known)
+            tables.append(_table((title, "IoU", "area, px", "limit", "value"), cells))
+    others = {name: _number(value) for name, value in numbers.items() if name not in shown}
+    if not tables:
+        return _section("Numbers", _table(("Number", "value"), others.items())) if others else ""
+    note = ", ".join(f"{escape(name)} {value}" for name, value in others.items())
+    body = f"<div class=tables>{''.join(tables)}</div>"
+    return _section("Numbers", body + (f"<p class=also>{note}</p>" if note else ""))
+
+
+def _classes(per_class: Mapping[str, float], per_class_50: Mapping[str, float]) -> str:
+    """Bars, best class first; classes that do not occur come last, with a dash."""
+    if not per_class:
+        return ""
+    defined = [value for value in (*per_class.values(), *per_class_50.values()) if value >= 0]
+    full = max(math.ceil(max(defined, default=1.0) * 10 - 1e-9) / 10, 0.1)  # the value of a bar of full width
+    rows = []
+    for name in sorted(per_class, key=lambda name: (-max(per_class[name], -1.0), name)):
+        value, value_50 = per_class[name], per_class_50.get(name, -1.0)
+        bar = f'<s style="width:{value / full:.1%}"></s>' if value >= 0 else ""
+        tick = f'<u style="left:{value_50 / full:.1%}"></u>' if value_50 >= 0 else ""
+        told = escape(f"{name}: AP {_number(value)}" + (f", AP50 {_number(value_50)}" if per_class_50 else ""))
+        rows.append(f'<li title="{told}"><span>{escape(name)}</span><i>{bar}{tick}</i><b>{_number(value, 3)}</b></li>')
+    found = sum(value >= 0 for value in per_class.values())
+    key = "<s></s> AP" + (" <u></u> AP50" if per_class_50 else "")
+    absent = f", {len(per_class) - found} do not occur" if found < len(per_class) else ""
+    note = f"<span class=key>{key}</span> {len(per_class)} classes{absent}; a full bar is {full:g}"
+    return _section("Average precision by class", f"<ol class=classes>{''.join(rows)}</ol>", note=note)
+
+
+def _commands(commands: Sequence[Sequence[str]]) -> str:
+    lines = "\n".join(escape(shlex.join(command)) for command in commands)
+    return _section("Reproduce", f"<pre>{lines}</pre>") if lines else ""
+
+
+# Nothing may be loaded or run, whatever a name contains.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { --page: #f6f6f3; --card: #fff; --ink: #16181d; --soft: #5b606b; --hair: #e3e3de; --grid: #ecece8;
+  --c1: #2a6fd6; --c2: #12a37c; --c3: #8b8f99; --c4: #e0642b; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #101216; --card: #181b21; --ink: #f1f2f4; --soft: #a0a6b2; --hair: #2b2f38; --grid: #252932;
+    --c1: #5a9bf5; --c2: #2fbf95; --c3: #8a909c; --c4: #f0834c; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI",
+  Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; font-variant-numeric: tabular-nums; }
+main { max-width: 1120px; margin: 0 auto; padding: 48px 24px 64px; }
+h1 { margin: 0 0 16px; font-size: 34px; line-height: 1.15; letter-spacing: -.02em; text-wrap: balance; }
+h2 { margin: 0 0 14px; font-size: 19px; letter-spacing: -.01em; }
+section { margin-top: 44px; }
+dl { margin: 0; display: grid; gap: 3px; }
+dl div { display: grid; grid-template-columns: 84px 1fr; gap: 12px; }
+dt, .note, figcaption span, .figures span { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
+.note { margin: -10px 0 14px; font-size: 13px; } .also { margin: 12px 2px 0; font-size: 13px; color: var(--soft); }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 150px), 1fr)); gap: 1px;
+  margin-top: 32px; background: var(--hair); border: 1px solid var(--hair); border-radius: 12px; overflow: hidden; }
+.figures div { background: var(--card); padding: 18px 22px 16px; }
+.figures b { display: block; font-size: 40px; line-height: 1.1; font-weight: 650; letter-spacing: -.03em; }
+.figures small { font-size: 17px; font-weight: 500; letter-spacing: 0; }
+.figures span { font-size: 13px; } .figures i { font-style: normal; opacity: .8; margin-left: 3px; }
+.charts, .tables { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
+.chart, .tables .scroll, details, pre { background: var(--card); border: 1px solid var(--hair); border-radius: 12px; }
+.chart { margin: 0; padding: 16px 16px 12px; }
+.chart figcaption { margin: 0 4px 8px; font-weight: 600; } .chart figcaption span { font-weight: 400; font-size: 13px; }
+svg { display: block; width: 100%; height: auto; font-size: 12.5px; }
+.grid { stroke: var(--grid); } .axis { stroke: var(--soft); opacity: .6; }
+.tick { fill: var(--soft); font-weight: 400; } .label { font-weight: 600; }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+.line.c1, .ring.c1 { stroke: var(--c1); } .line.c2 { stroke: var(--c2); } .line.c3 { stroke: var(--c3); }
+.line.c4 { stroke: var(--c4); }
+.dot { stroke: var(--card); stroke-width: 2; } .ring { fill: none; stroke-width: 1.5; }
+.dot.c1, .label.c1 { fill: var(--c1); } .dot.c2, .label.c2 { fill: var(--c2); }
+.dot.c3, .label.c3 { fill: var(--c3); } .dot.c4, .label.c4 { fill: var(--c4); }
+.hit rect { fill: transparent; } .hit path { stroke: var(--soft); stroke-dasharray: 2 3; opacity: 0; }
+.hit:hover path { opacity: .8; }
+.pictures { display: flex; flex-wrap: wrap; gap: 12px; }
+.pictures::after { content: ""; flex: 1000000 1 0; }
+.pictures figure { margin: 0; min-width: 0; max-width: 480px; }
+.pictures img { display: block; width: 100%; height: auto; border-radius: 8px; }
+.pictures figcaption { margin-top: 4px; font-size: 12px; color: var(--soft); overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
+.scroll { overflow-x: auto; } .tables .scroll { padding: 6px 16px 10px; }
+table { width: 100%; border-collapse: collapse; font-size: 13.5px; }
+th, td { padding: 6px 0 6px 14px; text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--hair); }
+td { color: var(--soft); } tbody tr + tr td { border-top: 1px solid var(--grid); }
+th:first-child, td:first-child { padding-left: 0; text-align: left; }
+th:first-child, td:first-child, td:last-child { color: var(--ink); font-weight: 600; }
+.classes { list-style: none; margin: 0; padding: 0; columns: 300px; column-gap: 36px; font-size: 13px; }
+.classes li { display: grid; grid-template-columns: minmax(0, 2fr) 3fr 40px; gap: 10px; align-items: center;
+  height: 22px; break-inside: avoid; }
+.classes span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.classes b { font-weight: 500; text-align: right; }
+.classes i { position: relative; height: 10px; background: var(--hair); border-radius: 2px; }
+.classes s { display: block; height: 100%; background: var(--c1); border-radius: 2px; }
+.classes u { position: absolute; top: -2px; bottom: -2px; width: 3px; margin-left: -1px; background: var(--c2);
+  border-radius: 1px; box-shadow: 0 0 0 1px var(--page); }
+.key { margin-right: 10px; color: var(--ink); }
+.key s, .key u { display: inline-block; margin: 0 3px 0 0; width: 14px; height: 10px; border-radius: 2px;
+  background: var(--c1); }
+.key u { margin-left: 8px; width: 3px; height: 12px; background: var(--c2); vertical-align: -1px; }
+pre { margin: 0; padding: 14px 18px; overflow-x: auto; font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas,
+  "DejaVu Sans Mono", monospace; }
+details { margin-top: 16px; padding: 12px 18px; } main > details { margin-top: 44px; }
+summary { cursor: pointer; font-weight: 600; } details > div { margin-top: 10px; }
+details pre { border: 0; padding: 12px 0 0; }
+@media (max-width: 560px) { main { padding: 28px 14px 40px; } h1 { font-size: 26px; } .figures b { font-size: 32px; }
+  .figures { grid-template-columns: 1fr 1fr; } .figures div { padding: 14px 16px 12px; } th, td { padding-left: 8px; }
+  .chart { padding: 12px 8px 8px; } .tables .scroll { padding: 4px 12px 8px; }
+  dl div { grid-template-columns: 1fr; gap: 0; margin-bottom: 6px; } }
+@media print { body { background: none; } figure, section.figures, li, tr { break-inside: avoid; } }
+"""
