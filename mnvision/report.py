@@ -193,7 +193,7 @@ def _curves(history: History) -> str:
 
     loss = [line("train", "c3", "train/loss_epoch", "train/loss"), line("val", "c4", "val/loss")]
     precision = [line("AP", "c1", "val/map"), line("AP50", "c2", "val/map_50")]
-    charts = [_chart("Loss", loss), _chart("Average precision", precision, best="AP")]
+    charts = [_chart("Loss", loss, least=0.01), _chart("Average precision", precision, least=0.05, best="AP")]
     lines = [*loss, *precision]
     epochs = sorted({epoch for line in lines for epoch in line.points})
     if not epochs:
@@ -207,12 +207,12 @@ class _Plane:
     """Where epochs and values lie in the picture of a chart."""
 
     width, height = 480, 280
-    left, right, top, bottom = 46, 388, 14, 240  # of the area of the lines; their names stand to the right of it
+    left, right, top, bottom = 52, 388, 14, 240  # of the area of the lines; their names stand to the right of it
 
-    def __init__(self, lines: Sequence[_Line]) -> None:
+    def __init__(self, lines: Sequence[_Line], *, least: float) -> None:
         values = [value for line in lines for value in line.points.values()]
         self.epochs = sorted({epoch for line in lines for epoch in line.points})
-        self.ticks = _ticks(min(0.0, *values), max(values))
+        self.ticks = _ticks(min(0.0, *values), max(least, *values))
 
     def x(self, epoch: int) -> float:
         span = self.epochs[-1] - self.epochs[0]
@@ -224,12 +224,19 @@ class _Plane:
         return round(self.bottom - (value - low) / (high - low) * (self.bottom - self.top), 1)
 
 
-def _chart(title: str, lines: Sequence[_Line], *, best: str = "") -> str:
-    """Lines by epoch as SVG, each with its name at its end; ``best`` names a line whose highest point is marked."""
+def _chart(title: str, lines: Sequence[_Line], *, least: float, best: str = "") -> str:
+    """Lines by epoch as SVG, each with its name at its end.
+
+    Args:
+        title: What is shown.
+        lines: Those without points are left out.
+        least: The scale reaches at least so high.
+        best: The name of a line whose highest point is marked.
+    """
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
-    plane = _Plane(lines)
+    plane = _Plane(lines, least=least)
     parts = [_axes(plane)]
     ends = []
     note = ""
@@ -245,10 +252,11 @@ def _chart(title: str, lines: Sequence[_Line], *, best: str = "") -> str:
             x, y = places[top]
             parts.append(f'<circle class="ring {line.style}" cx="{x}" cy="{y}" r="6.5"/>')
             note = f"best {best} {line.points[top]:.4f} in epoch {top}"
-    heights = _spread([y for _, y in ends], gap=17, low=plane.top + 4, high=plane.bottom)
+    heights = _spread([y for _, y in ends], gap=17, low=plane.top + 4, high=plane.bottom - 6)
     for line, (x, _), y in zip(lines, ends, heights, strict=True):
-        value = f"{line.points[max(line.points)]:#.3g}".rstrip(".")
-        name = f"{line.name} <tspan class=tick>{value}</tspan>"
+        value = line.points[max(line.points)]
+        text = f"{value:.3f}" if value < 1 else f"{value:#.3g}".rstrip(".")
+        name = f"{line.name} <tspan class=tick>{text}</tspan>"
         parts.append(f'<text class="label {line.style}" x="{x + 12:.1f}" y="{y + 4:.1f}">{name}</text>')
     parts.append(_strips(plane, lines))
     return (
@@ -391,9 +399,10 @@ def _classes(per_class: Mapping[str, float], per_class_50: Mapping[str, float]) 
         rows.append(f'<li title="{told}"><span>{escape(name)}</span><i>{bar}{tick}</i><b>{_number(value, 3)}</b></li>')
     found = sum(value >= 0 for value in per_class.values())
     key = "<s></s> AP" + (" <u></u> AP50" if per_class_50 else "")
-    absent = f", {len(per_class) - found} do not occur" if found < len(per_class) else ""
+    absent = f", {len(per_class) - found} absent" if found < len(per_class) else ""
+    few = " few" if len(per_class) <= 12 else ""
     note = f"<span class=key>{key}</span> {len(per_class)} classes{absent}; a full bar is {full:g}"
-    return _section("Average precision by class", f"<ol class=classes>{''.join(rows)}</ol>", note=note)
+    return _section("Average precision by class", f'<ol class="classes{few}">{"".join(rows)}</ol>', note=note)
 
 
 def _commands(commands: Sequence[Sequence[str]]) -> str:
@@ -473,6 +482,7 @@ td { color: var(--soft); } tbody tr + tr td { border-top: 1px solid var(--grid);
 th:first-child, td:first-child { padding-left: 0; text-align: left; }
 th:first-child, td:first-child, td:last-child { color: var(--ink); font-weight: 600; }
 .classes { list-style: none; margin: 0; padding: 0; columns: 300px; column-gap: 36px; font-size: 13px; }
+.few { columns: auto; max-width: 720px; }
 .classes li { display: grid; grid-template-columns: minmax(0, 2fr) 3fr 40px; gap: 10px; align-items: center;
   height: 22px; break-inside: avoid; }
 .classes span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
@@ -491,7 +501,8 @@ details { margin-top: 16px; padding: 12px 18px; } main > details { margin-top: 4
 summary { cursor: pointer; font-weight: 600; } details > div { margin-top: 10px; }
 details pre { border: 0; padding: 12px 0 0; }
 @media (max-width: 560px) { main { padding: 28px 14px 40px; } h1 { font-size: 26px; } .figures b { font-size: 32px; }
-  .figures { grid-template-columns: 1fr 1fr; } .figures div { padding: 14px 16px 12px; } th, td { padding-left: 8px; }
+  .figures { grid-template-columns: 1fr 1fr; } .figures div { padding: 14px 16px 12px; }
+  table { font-size: 12px; } th, td { padding-left: 6px; }
   .chart { padding: 12px 8px 8px; } .tables .scroll { padding: 4px 12px 8px; }
   dl div { grid-template-columns: 1fr; gap: 0; margin-bottom: 6px; } }
 @media print { body { background: none; } figure, section.figures, li, tr { break-inside: avoid; } }

@@ -160,7 +160,7 @@ def test_undefined_numbers_show_as_a_dash_and_leave_the_curves(tmp_path):
     assert page.texts_in("b").count("\u2013") == 2  # AP and the class
     assert page.texts_in("td").count("\u2013") == 3 + 2  # in the tables of numbers and of epochs
     assert len(page.find("svg")) == 1
-    assert "1 do not occur" in page.text
+    assert "2 classes, 1 absent" in page.text
 
 
 def test_names_are_text_and_nothing_else(tmp_path):
