@@ -14,14 +14,16 @@ from typing import Any
 import cv2
 import lightning as L  # noqa: N812
 import numpy as np
+import torch
 
 from mnvision import build
-from mnvision.backbones.folding import is_folded, unfold_batchnorm
+from mnvision.backbones.folding import fold_batchnorm, is_folded, unfold_batchnorm
 from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
 from mnvision.config import to_yaml
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
+from mnvision.hardware import keep_freed_memory
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
 from mnvision.metrics.detections import write_predictions
 from mnvision.models.base import TaskModel
@@ -136,9 +138,15 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         )
     if not isinstance(model, SSD):
         raise UserError(f"predict draws boxes: it needs a detector, and this is a model of task {model.spec.task}")
-    model = model.to(build.choose_device(cfg["trainer"]["accelerator"]))
+    if cfg["trainer"]["keep_memory"]:
+        keep_freed_memory()
+    line = model_line(model, cfg)
+    # A third fewer passes over the feature maps: BatchNorm goes into the convolutions.
+    model = fold_batchnorm(model).to(build.choose_device(cfg["trainer"]["accelerator"]))
+    if cfg["trainer"]["channels_last"]:
+        model = model.to(memory_format=torch.channels_last)
     folder = run_folder(cfg)
-    logger.info("%s", model_line(model, cfg))
+    logger.info("%s", line)
     entries: list[dict[str, Any]] = []
     failures: list[str] = []
     started = time.perf_counter()
