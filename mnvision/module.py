@@ -39,7 +39,8 @@ class Metric(Protocol):
 class VisionModule(L.LightningModule):
     """Trains any model that offers ``losses`` and ``predict``.
 
-    Logged: ``train/loss`` and each loss by its name, ``val/loss`` likewise, and the metric's numbers as ``val/...``.
+    Logged: the epoch's mean of ``train/loss`` and of each loss by its name, ``val/loss`` likewise, and the metric's
+    numbers as ``val/...``; and ``train/loss_step``, of this process alone.
 
     Args:
         model: The task's model.
@@ -79,8 +80,8 @@ class VisionModule(L.LightningModule):
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             raise UserError(self._not_finite(batch, losses, output))
-        self.log("train/loss", total.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
-        self._log_parts("train", losses, batch_size=len(images))
+        self.log("train/loss_step", total.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        self._log_means("train", losses, total=total, batch_size=len(images))
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -89,8 +90,7 @@ class VisionModule(L.LightningModule):
         output = self.model(images)
         losses = self.model.losses(images, batch.targets, output=output)
         total = torch.stack(list(losses.values())).sum()
-        self.log("val/loss", total, on_epoch=True, batch_size=len(images), sync_dist=True)
-        self._log_parts("val", losses, batch_size=len(images), sync_dist=True)
+        self._log_means("val", losses, total=total, batch_size=len(images))
         if self.metric is not None:
             sizes = {"original_sizes": batch.targets.original_sizes} if isinstance(batch.targets, Targets) else {}
             self.metric.update(self.model.predict(images, output=output, **sizes), batch.targets)
@@ -103,7 +103,8 @@ class VisionModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the metric's numbers: the same on every process, since the metric gathers by itself."""
         if self.metric is not None and not self.trainer.sanity_checking:
-            self.log_dict({f"val/{name}": value for name, value in self.metric.compute().items()}, rank_zero_only=False)
+            # The mean over processes is the value itself; asking for it is what Lightning wants to see.
+            self.log_dict({f"val/{name}": value for name, value in self.metric.compute().items()}, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser with its parameter groups, and the learning rate of each step."""
@@ -132,9 +133,11 @@ class VisionModule(L.LightningModule):
         """Let the checkpoint describe itself."""
         checkpoint[SECTION] = describe_model(self.model, config=self.config)
 
-    def _log_parts(self, stage: str, losses: dict[str, Tensor], *, batch_size: int, sync_dist: bool = False) -> None:
-        parts = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=sync_dist)
+    def _log_means(self, stage: str, losses: dict[str, Tensor], *, total: Tensor, batch_size: int) -> None:
+        """Log the means over the epoch and all processes: one exchange at its end, none at a step."""
+        values = {"loss": total} | losses
+        means = {f"{stage}/{name}": value.detach() for name, value in values.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
     def _not_finite(self, batch: Batch, losses: dict[str, Tensor], output: Any) -> str:
         """Say which pictures make the loss infinite or NaN."""
