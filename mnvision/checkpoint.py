@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"ckpt: there is no file {path}; give the path of a checkpoint, such as runs/.../best.ckpt")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever reading bytes that are no checkpoint may run into
         raise UserError(f"ckpt: {path} is not a checkpoint that can be read ({_first_line(error)})") from error
     if not isinstance(content, dict) or SECTION not in content:
         raise UserError(
@@ -66,16 +65,24 @@ def load_model(path: str | Path, *, task: str | None = None) -> TaskModel:
 
 def model_from_checkpoint(content: dict[str, Any], *, path: str | Path, task: str | None = None) -> TaskModel:
     """``load_model`` for a checkpoint that is read already."""
-    stated = dict(content[SECTION]["model"])
-    if stated["task"] not in TASKS:
-        raise UserError(f"ckpt: {path} holds a model of task {stated['task']}, which this version does not know")
-    if task is not None and stated["task"] != task:
-        raise UserError(f"ckpt: {path} holds a model of task {stated['task']}, expected one of task {task}")
-    stated["preprocessing"] = Preprocessing(**stated["preprocessing"])
-    model = build_model(ModelSpec(**stated))
-    state = {
-        name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items() if name.startswith(PREFIX)
-    }
+    try:
+        stated = dict(content[SECTION]["model"])
+        spec = ModelSpec(**{**stated, "preprocessing": Preprocessing(**stated["preprocessing"])})
+        state = {
+            name.removeprefix(PREFIX): tensor
+            for name, tensor in content["state_dict"].items()
+            if name.startswith(PREFIX)
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"ckpt: {path} describes its model in a way that mnvision {__version__} does not know "
+            f"({type(error).__name__}: {_first_line(error)}); it may be of a newer version"
+        ) from error
+    if spec.task not in TASKS:
+        raise UserError(f"ckpt: {path} holds a model of task {spec.task}, which this version does not know")
+    if task is not None and spec.task != task:
+        raise UserError(f"ckpt: {path} holds a model of task {spec.task}, expected one of task {task}")
+    model = build_model(spec)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -96,6 +96,13 @@ def create_model(
         classes, category_ids = [name for name, _ in named], [label for _, label in named]
     if classes is None:
         classes = [f"class {label}" for label in range(1, (num_classes or 0) + 1)]
+    if category_ids is None:
+        category_ids = range(1, len(classes) + 1)
+    if len(category_ids) != len(classes) or num_classes not in (None, len(classes)):
+        raise UserError(
+            f"create_model() got {len(classes)} classes, {len(category_ids)} category_ids and "
+            f"num_classes={num_classes}; expected as many of each"
+        )
     size = input_size(image_size or IMAGE_SIZES.get(task, 224), rho)
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
@@ -107,8 +114,9 @@ def create_model(
             **_settle(backbone_options or {}, settings, names=("variant", "padding", "activation", "norm_eps")),
         },
         preprocessing=Preprocessing(size, mean=mean, std=std),
-        classes=tuple(classes),
-        category_ids=tuple(category_ids) if category_ids is not None else tuple(range(1, len(classes) + 1)),
+        # Plain values, whatever array they come from: a checkpoint holds nothing else.
+        classes=tuple(str(name) for name in classes),
+        category_ids=tuple(int(number) for number in category_ids),
     )
     model = build_model(spec)
     _load(model, whole=whole, part=part)
