@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import logging
 import math
@@ -11,8 +12,9 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from mnvision.config import OPTIMIZERS, did_you_mean, resolve_target
 from mnvision.data.datamodule import DetectionDataModule
@@ -80,7 +82,7 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
     """The optimiser section as a function of parameter groups.
 
     Raises:
-        UserError: If the optimiser has no such option.
+        UserError: If the optimiser has no such option, or does not take its value.
     """
     options = dict(cfg["optimizer"])
     target = resolve_target(options.pop("_target_"), allowed=OPTIMIZERS)
@@ -90,6 +92,11 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
             raise UserError(
                 f"optimizer.{name}: {target.__name__} has no such option{did_you_mean(name, sorted(known))}"
             )
+
+    try:  # on one weight in each of two groups, so that wrong values show before anything starts
+        target([{"params": [torch.zeros(1, 1, requires_grad=True)]} for _ in range(2)], **options)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"optimizer: {target.__name__} does not take these options: {error}") from error
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         # Loss scaling, which float16 needs, and gradient clipping do not go together with a fused step.
@@ -118,7 +125,7 @@ def build_schedule(cfg: Config) -> Schedule:
             low = options["final_factor"]
             return low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
         if name == "exponential":
-            return options["gamma"] ** (epoch // options["every_epochs"])
+            return options["gamma"] ** math.floor(epoch / options["every_epochs"] + 1e-9)  # 0.3 // 0.1 is 2
         if name == "multistep":
             return options["gamma"] ** sum(epoch >= milestone for milestone in options["milestones"])
         return 1.0
@@ -126,7 +133,9 @@ def build_schedule(cfg: Config) -> Schedule:
     return factor
 
 
-def build_trainer(cfg: Config, *, folder: Path, callbacks: Sequence[Callback] = (), record: bool = False) -> L.Trainer:
+def build_trainer(
+    cfg: Config, *, folder: Path, callbacks: Sequence[Callback] = (), record: bool = False, start: int = 0
+) -> L.Trainer:
     """Lightning's trainer.
 
     Args:
@@ -134,15 +143,19 @@ def build_trainer(cfg: Config, *, folder: Path, callbacks: Sequence[Callback] = 
         folder: The run's folder.
         callbacks: What else runs along.
         record: Whether to keep checkpoints and logs: a training does, an evaluation does not.
+        start: The step at which a training goes on.
     """
     options = cfg["trainer"]
+    check_every = min(options["check_every_epochs"], options["max_epochs"])  # or there would be no best checkpoint
     if options["keep_memory"]:
         keep_freed_memory()
     extra: list[Callback] = list(callbacks)
     loggers: list[Logger] = []
     if record:
-        extra.append(_checkpoints(folder / "checkpoints", monitor=MONITOR[cfg["task"]["name"]]))
-        loggers.append(CSVLogger(save_dir=folder, name="", version=""))
+        # In this order: the last checkpoint knows of the best one of its own epoch.
+        extra.append(BestCheckpoint(folder / "checkpoints", monitor=MONITOR[cfg["task"]["name"]], every=check_every))
+        extra.append(LastCheckpoint(folder / "checkpoints"))
+        loggers.append(_csv_logger(folder, start=start))
         if options["tensorboard"]:
             loggers.append(TensorBoardLogger(save_dir=folder, name="tensorboard", version=""))
     return L.Trainer(
@@ -154,7 +167,7 @@ def build_trainer(cfg: Config, *, folder: Path, callbacks: Sequence[Callback] = 
         gradient_clip_val=options["gradient_clip"],
         limit_train_batches=options["limit_train_batches"],
         limit_val_batches=options["limit_val_batches"],
-        check_val_every_n_epoch=options["check_every_epochs"],
+        check_val_every_n_epoch=check_every,
         log_every_n_steps=options["log_every_steps"],
         deterministic=options["deterministic"],
         logger=loggers or False,
@@ -183,13 +196,60 @@ def choose_precision(precision: str | int, accelerator: str) -> str:
     return "bf16" if fast_bfloat16(choose_device(accelerator)) else "32"
 
 
-def _checkpoints(folder: Path, *, monitor: str) -> Callback:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor=monitor,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )
+def _csv_logger(folder: Path, *, start: int) -> CSVLogger:
+    """Lightning's logger, which empties ``metrics.csv``: the lines from before ``start`` are put back."""
+    logger = CSVLogger(save_dir=folder, name="", version="")
+    file = folder / "metrics.csv"
+    if start and file.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
+        with file.open(newline="", encoding="utf-8") as lines:
+            earlier = [row for row in csv.DictReader(lines) if int(row["step"]) < start]
+        logger.experiment.metrics.extend(earlier)
+        logger.save()
+    return logger
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``: of the measured epochs the one with the highest number, the first one among equals.
+
+    Args:
+        folder: Where it is kept.
+        monitor: Name of the number.
+        every: The number is new after every so many epochs.
+    """
+
+    def __init__(self, folder: Path, *, monitor: str, every: int) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            every_n_epochs=every,
+            save_on_train_epoch_end=True,  # the epoch is complete then, and the run can go on from it
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best epoch so far, where its checkpoint is still there: the folder may have been moved."""
+        best = Path(self.dirpath or "") / "best.ckpt"
+        score = state_dict["best_model_score"]
+        if score is None or not best.is_file():
+            return
+        self.best_model_score = self.kth_value = score
+        self.best_model_path = self.kth_best_model_path = str(best)
+        self.best_k_models = {str(best): score}
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, of the last complete epoch, whether it was a good one or not.
+
+    Args:
+        folder: Where it is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "last.ckpt"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save."""
+        trainer.save_checkpoint(self.path, weights_only=False)  # with the state of the optimizer and of the loops

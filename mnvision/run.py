@@ -21,6 +21,7 @@ from mnvision.backbones.folding import fold_batchnorm, is_folded, unfold_batchno
 from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
 from mnvision.config import to_yaml
+from mnvision.data.datamodule import DetectionDataModule, Split
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
 from mnvision.hardware import keep_freed_memory
@@ -36,7 +37,7 @@ from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-PICTURE_THRESHOLD = 0.3  # weaker detections are left out of the annotated pictures
+PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictures
 
 # Tells the processes that a distributed run starts which folder to write.
 FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
@@ -45,18 +46,28 @@ FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
 def train(cfg: Config) -> dict[str, float]:
     """Train a model, keep its best and last checkpoint, evaluate the best, and write the run's folder.
 
+    With ``resume``, an interrupted run goes on as if nothing had happened: in its own folder if no other is given.
+
     Returns:
         The final numbers, as in ``metrics.json``.
+
+    Raises:
+        UserError: If the data, the weights or the checkpoint do not suit; no folder is made then. Or if training fails.
     """
-    if cfg["resume"]:
-        cfg = recall(cfg, read_checkpoint(cfg["resume"])[SECTION]["config"])
-    folder = run_folder(cfg)
+    saved = read_checkpoint(cfg["resume"]) if cfg["resume"] else None
+    if saved is not None:
+        cfg = _go_on(cfg, saved)
     L.seed_everything(cfg["seed"], verbose=False)
-    data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
-    data.setup("fit")
-    model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
-    logger.info("%s", model_line(model, cfg))
-    if is_folded(model) and cfg["trainer"]["unfold"] and not cfg["resume"]:
+    if saved is not None:
+        model = model_from_checkpoint(saved, path=cfg["resume"]).train()
+        data = _data_for(model, cfg)
+        data.setup("fit")
+    else:
+        data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
+        data.setup("fit")
+        model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
+    logger.info("%s", model_line(model, precision=_precision(cfg)))
+    if is_folded(model) and cfg["trainer"]["unfold"] and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
     module = VisionModule(
         model,
@@ -69,8 +80,13 @@ def train(cfg: Config) -> dict[str, float]:
     )
     if cfg["trainer"]["compile"]:
         model.compile()
+    folder = run_folder(cfg)
     trainer = build.build_trainer(
-        cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]), record=True
+        cfg,
+        folder=folder,
+        callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]),
+        record=True,
+        start=saved["global_step"] if saved is not None else 0,
     )
     (folder / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
     logger.info("run folder: %s", folder)
@@ -78,8 +94,14 @@ def train(cfg: Config) -> dict[str, float]:
     if trainer.interrupted:
         raise KeyboardInterrupt
     best = folder / "checkpoints" / "best.ckpt"
+    if not best.is_file():
+        raise UserError(
+            f"resume: {cfg['resume']} has done all its {cfg['trainer']['max_epochs']} epochs; "
+            "give a higher trainer.max_epochs to go on"
+        )
     model.load_state_dict(model_from_checkpoint(read_checkpoint(best), path=best).state_dict())
-    numbers = _measure(trainer, module, data.val_dataloader(), folder=folder)
+    trainer.loggers = []  # this is no further epoch: the final numbers go into metrics.json
+    numbers = _measure(trainer, module, Measured(data, "val"), folder=folder)
     if trainer.is_global_zero:
         write_pictures(
             model, data.val_annotations, data.image_folder("val"), folder=folder, count=cfg["trainer"]["pictures"]
@@ -96,26 +118,27 @@ def evaluate(cfg: Config) -> dict[str, float]:
     """
     saved = read_checkpoint(cfg["ckpt"]) if cfg["ckpt"] else None
     if saved is not None:
-        cfg = recall(cfg, saved[SECTION]["config"], sections=("data",))
+        # Of the trainer, what the numbers depend on.
+        keys = ("data", "trainer.precision", "trainer.channels_last")
+        cfg = recall(cfg, saved[SECTION]["config"], keys=keys)
     elif not (cfg["task"]["weights"] or cfg["backbone"]["weights"]):
         raise UserError(
             "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
         )
-    folder = run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
-        model = model_from_checkpoint(saved, path=cfg["ckpt"])
-        table = (model.spec.classes, model.spec.category_ids)
-        data = build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
+        model: TaskModel = _detector(model_from_checkpoint(saved, path=cfg["ckpt"]), command="eval")
+        data = _data_for(model, cfg)
         annotations = data.load_split(cfg["split"])
     else:
         data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
         annotations = data.load_split(cfg["split"])
         model = build.build_model(cfg, classes=annotations.classes, category_ids=annotations.category_ids)
-    logger.info("%s", model_line(model, cfg))
+    logger.info("%s", model_line(model, precision=_precision(cfg)))
     module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
+    folder = run_folder(cfg)
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
-    return _measure(trainer, module, data.evaluation_dataloader(cfg["split"]), folder=folder)
+    return _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
 
 
 def predict(cfg: Config) -> list[dict[str, Any]]:
@@ -136,11 +159,10 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         raise UserError(
             "there is no model to predict with: give ckpt=PATH, or task.weights=PATH for pretrained weights"
         )
-    if not isinstance(model, SSD):
-        raise UserError(f"predict draws boxes: it needs a detector, and this is a model of task {model.spec.task}")
+    model = _detector(model, command="predict")
     if cfg["trainer"]["keep_memory"]:
         keep_freed_memory()
-    line = model_line(model, cfg)
+    line = model_line(model, precision="32")
     # A third fewer passes over the feature maps: BatchNorm goes into the convolutions.
     model = fold_batchnorm(model).to(build.choose_device(cfg["trainer"]["accelerator"]))
     if cfg["trainer"]["channels_last"]:
@@ -168,9 +190,21 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
 
 
 def run_folder(cfg: Mapping[str, Any]) -> Path:
-    """Make the folder of a run: ``output_dir``, or a new one under ``runs/`` named after the task and the time."""
-    # A process that a distributed run started (it has a rank) joins the folder of the one that started it.
-    given = os.environ.get(FOLDER_VARIABLE) if "LOCAL_RANK" in os.environ else cfg["output_dir"]
+    """Make the folder of a run: ``output_dir``, or a new one under ``runs/`` named after the task and the time.
+
+    Of a distributed run, the processes that Lightning starts join the folder of the one that started them.
+
+    Raises:
+        UserError: Another program started the processes, and no ``output_dir`` says where they meet.
+    """
+    rank, joined = os.environ.get("LOCAL_RANK"), os.environ.get(FOLDER_VARIABLE)
+    started_elsewhere = rank is not None and joined is None
+    given = joined if joined is not None and rank not in (None, "0") else cfg["output_dir"]
+    if started_elsewhere and not given:
+        raise UserError(
+            "output_dir is not set, and this run was started with several processes (LOCAL_RANK is set, as torchrun "
+            "and cluster managers do): give output_dir=FOLDER, so that all of them write one folder"
+        )
     if given:
         folder = Path(given)
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,40 +218,103 @@ def run_folder(cfg: Mapping[str, Any]) -> Path:
             except FileExistsError:  # another run began in the same second
                 number += 1
                 folder = stem.with_name(f"{stem.name}-{number}")
-    os.environ[FOLDER_VARIABLE] = str(folder.resolve())
+    if not started_elsewhere:
+        os.environ[FOLDER_VARIABLE] = str(folder.resolve())
     return folder.resolve()
 
 
-def recall(cfg: Config, saved: Config, *, sections: Sequence[str] | None = None) -> Config:
+def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> Config:
     """Take what a checkpoint was trained with, except for what the user asked for on the command line.
 
     Args:
         cfg: The configuration of this command; ``cfg["overrides"]`` names the keys of the command line.
         saved: The configuration in the checkpoint.
-        sections: Sections to take; by default all, and the top-level values.
+        keys: What to take: sections, or single keys as ``section.key``. By default all sections and the top-level
+            values.
     """
     given = set(cfg["overrides"])
     recalled = dict(cfg)
     for section, values in saved.items():
-        if (sections is not None and section not in sections) or section in given | {"overrides", "resume", "ckpt"}:
+        if section in given | {"overrides", "resume", "ckpt", "output_dir"}:
             continue
-        if isinstance(values, dict):
-            own = {key: cfg[section][key] for key in cfg.get(section, {}) if f"{section}.{key}" in given}
-            recalled[section] = {**values, **own}
-        elif section != "output_dir":
-            recalled[section] = values
+        if not isinstance(values, dict):
+            if keys is None:
+                recalled[section] = values
+            continue
+        mine = cfg.get(section, {})
+        if keys is None or section in keys:
+            recalled[section] = {**values, **{key: mine[key] for key in mine if f"{section}.{key}" in given}}
+        else:
+            names = [f"{section}.{key}" for key in values]
+            taken = {name.split(".")[1] for name in names if name in keys and name not in given}
+            recalled[section] = {**mine, **{key: values[key] for key in values if key in taken}}
     return recalled
 
 
-def model_line(model: TaskModel, cfg: Mapping[str, Any]) -> str:
-    """One line on what a model is and costs."""
+def _go_on(cfg: Config, saved: Mapping[str, Any]) -> Config:
+    """The configuration with which an interrupted run goes on: its own, but for what the user changed."""
+    resume = cfg["resume"]
+    if "optimizer_states" not in saved:
+        raise UserError(f"resume: {resume} holds a model alone; give the checkpoints/last.ckpt of the run")
+    fixed = ("task", "backbone", "optimizer", "experiment")
+    changed = [key for key in cfg["overrides"] if key.split(".")[0] in fixed]
+    if changed:
+        raise UserError(
+            f"resume: {', '.join(changed)} cannot change while a run goes on: leave it out, or start a new run with "
+            f"task.weights={resume}"
+        )
+    cfg = recall(cfg, saved[SECTION]["config"])
+    checkpoints = Path(resume).absolute().parent
+    if cfg["output_dir"] is None and checkpoints.name == "checkpoints":
+        cfg["output_dir"] = str(checkpoints.parent)
+    return cfg
+
+
+def _data_for(model: TaskModel, cfg: Config) -> DetectionDataModule:
+    """The data section in a trained model's own input size and classes."""
+    table = (model.spec.classes, model.spec.category_ids)
+    return build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
+
+
+def _detector(model: TaskModel, *, command: str) -> SSD:
+    if not isinstance(model, SSD):
+        raise UserError(f"{command} needs a detector, and this is a model of task {model.spec.task}")
+    return model
+
+
+class Measured(L.LightningDataModule):
+    """One split as evaluation reads it. Its loader is made when each process of a run knows its part.
+
+    Args:
+        data: The data.
+        split: ``train`` or ``val``.
+    """
+
+    def __init__(self, data: DetectionDataModule, split: Split) -> None:
+        super().__init__()
+        self.data, self.split = data, split
+
+    def val_dataloader(self) -> Any:
+        """The split's loader."""
+        return self.data.evaluation_dataloader(self.split)
+
+    def teardown(self, stage: str) -> None:
+        """As of the data."""
+        self.data.teardown(stage)
+
+
+def model_line(model: TaskModel, *, precision: str) -> str:
+    """One line on what a model is and costs, and in which precision it runs."""
     spec, cost = model.spec, profile(model)
     return (
         f"{spec.task} on {spec.backbone_options['name']} alpha {spec.backbone_options['alpha']:g} at "
         f"{cost.image_size}x{cost.image_size}, {len(spec.classes)} classes: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
-        f"{cost.trainable / 1e6:.2f} M parameters; precision "
-        f"{build.choose_precision(cfg['trainer']['precision'], cfg['trainer']['accelerator'])}"
+        f"{cost.trainable / 1e6:.2f} M parameters; precision {precision}"
     )
+
+
+def _precision(cfg: Config) -> str:
+    return build.choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
 
 
 def write_pictures(
@@ -243,12 +340,12 @@ def write_pictures(
     return written
 
 
-def _measure(trainer: L.Trainer, module: VisionModule, loader: Any, *, folder: Path) -> dict[str, float]:
+def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder: Path) -> dict[str, float]:
     """Evaluate, print COCO's table, and write ``metrics.json`` and ``predictions.json``."""
     metric = module.metric
     if not isinstance(metric, CocoMetric):
         raise TypeError(f"evaluation needs a CocoMetric, got {type(metric).__name__}")
-    logged = trainer.validate(module, dataloaders=loader, verbose=False)[0]
+    logged = trainer.validate(module, datamodule=data, verbose=False)[0]
     numbers = {name: round(float(value), 6) for name, value in logged.items()}
     if trainer.is_global_zero:
         per_class = metric.per_class()
@@ -261,7 +358,6 @@ def _measure(trainer: L.Trainer, module: VisionModule, loader: Any, *, folder: P
 
 def _unfold(model: TaskModel, data: Any, *, batches: int) -> None:
     """Give folded BatchNorm live statistics of the training pictures, so that it can train."""
-    model.eval()
     unfold_batchnorm(model, (batch.images for batch in data.train_dataloader()), max_batches=batches)
     logger.info("the weights came with folded BatchNorm: measured its statistics on %d training batches", batches)
 
