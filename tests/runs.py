@@ -1,0 +1,69 @@
+"""Tiny runs for the tests: configurations as the command line makes them, and models with known weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from torch import Tensor, nn
+
+from mnvision.config import to_plain, validate
+from mnvision.models.base import TaskModel
+from mnvision.models.create import create_model
+from mnvision.overrides import config_groups, override_keys, rewrite
+from mnvision.types import Batch, Target, pad_targets
+
+DATA = (
+    "data.train_count=12",
+    "data.val_count=6",
+    "data.canvas=80",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "data.augment=flip",
+)
+TRAINER = (
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+    "trainer.max_epochs=2",
+    "trainer.tensorboard=false",
+    "trainer.pictures=0",
+    "trainer.log_every_steps=1",
+    "trainer.keep_memory=false",
+)
+# Enough to get past chance within two epochs, so that comparisons of results compare something.
+TINY = (*DATA, *TRAINER, "backbone.alpha=0.25", "task.image_size=64", "optimizer.lr=0.01")
+
+
+def configure(command: str, *words: str) -> dict[str, Any]:
+    """What ``mnvision COMMAND WORDS`` hands to ``run``; of two words for one key the later one counts."""
+    words = tuple({word.split("=", 1)[0]: word for word in words}.values())
+    overrides = rewrite(words, groups=config_groups())
+    with initialize_config_module("mnvision.conf", version_base="1.3"):
+        cfg = compose(command, overrides=overrides)
+    validate(cfg, command=command)
+    return {**to_plain(cfg), "overrides": override_keys(overrides)}
+
+
+def detector(*, seed: int = 0, size: int = 64, classes: int = 3, **options: Any) -> TaskModel:
+    """A small SSD."""
+    torch.manual_seed(seed)
+    return create_model("ssd", alpha=0.25, image_size=size, num_classes=classes, **options)
+
+
+def batch(*, counts: tuple[int, ...] = (2, 1, 3), size: int = 64, seed: int = 0) -> Batch:
+    """Random pictures with ids 100, 101, ... and so many boxes each."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (len(counts), 3, size, size), dtype=torch.uint8, generator=generator)
+    targets = []
+    for row, count in enumerate(counts):
+        low = torch.rand(count, 2, generator=generator) * size * 0.5
+        boxes = torch.cat((low, low + size * 0.3), dim=1)
+        labels = torch.arange(count) % 3 + 1
+        targets.append(Target(boxes, labels, torch.zeros(count, dtype=torch.bool), 100 + row, (size, 2 * size)))
+    return Batch(images, pad_targets(targets))
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of what a module has learnt."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
