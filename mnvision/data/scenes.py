@@ -13,8 +13,8 @@ import numpy as np
 
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
 
-_COUNTS = np.array([2, 3, 5, 5, 5, 4, 3, 2, 1]) / 30  # how often a scene has 0, 1, ... 8 shapes
-_SMALLEST, _LARGEST = 0.12, 0.46  # longer side of a shape, before it is tilted, as a part of the picture's side
+_COUNTS = np.array([2, 5, 6, 6, 5, 3, 2, 1, 1]) / 31  # how often 0, 1, ... 8 shapes are tried
+_SMALLEST, _LARGEST = 0.2, 0.5  # longer side of a shape, before it is tilted, as a part of the picture's side
 _MIN_INSIDE = 0.8  # of each shape, within the picture
 _MIN_VISIBLE = 0.6  # of each shape, not hidden by others
 _MIN_CONTRAST = 100.0  # distance between shape and ground in RGB, of 441 possible

@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 CATEGORY_IDS = (2, 3, 5, 7, 11, 13, 17, 19)  # of CLASSES
 STAMP = "shapes.json"
 
-_FORMAT = 1  # raise it when the same parameters give other pictures
+_FORMAT = 2  # raise it when the same parameters give other pictures
 _SPLITS = {"train": 100_001, "val": 900_001}  # and their first image ids
 _JPEG_QUALITY = 92
 
 
 def shapes_folder_name(*, seed: int, train_images: int, val_images: int, image_size: int) -> str:
-    """A folder name that tells sets of different parameters apart, such as ``v1-seed0-1000+200-320px``."""
+    """A folder name that tells sets of different parameters apart, such as ``v2-seed0-1000+200-320px``."""
     return f"v{_FORMAT}-seed{seed}-{train_images}+{val_images}-{image_size}px"
 
 
