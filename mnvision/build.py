@@ -100,9 +100,9 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         # Loss scaling, which float16 needs, and gradient clipping do not go together with a fused step.
-        if cfg["trainer"]["fused"] and "fused" in known and cfg["trainer"]["precision"] != "16":
-            try:
-                return target(groups, **{**options, "fused": True})
+        if cfg["trainer"]["fused"] and "fused" in known and str(cfg["trainer"]["precision"]) != "16":
+            try:  # on copies: an optimiser writes its options into the groups
+                return target([dict(group) for group in groups], **{**options, "fused": True})
             except (RuntimeError, ValueError) as error:
                 logger.info("%s is not fused here: %s", target.__name__, error)
         return target(groups, **options)
