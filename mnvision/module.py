@@ -75,7 +75,15 @@ class VisionModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the model's losses, which is minimised."""
         images = batch.images.contiguous(memory_format=self.memory_format)
-        output = self.model(images)
+        try:
+            output = self.model(images)
+        except ValueError as error:
+            if len(images) > 1:
+                raise
+            raise UserError(
+                f"a training step of one picture is too small for BatchNorm on maps of one cell ({error}); "
+                "set data.batch_size to 2 or more"
+            ) from error
         losses = self.model.losses(images, batch.targets, output=output)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
