@@ -19,9 +19,9 @@ from PIL import Image
 from torch import nn
 
 import mnvision
-from mnvision import build, cli, run
+from mnvision import cli, run
 from mnvision.backbones.folding import is_folded
-from mnvision.checkpoint import SECTION, load_model, read_checkpoint, save_model
+from mnvision.checkpoint import load_model, save_model
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.scenes import CLASSES
 from mnvision.data.shapes import CATEGORY_IDS
@@ -161,7 +161,7 @@ def test_predictions_are_cocos_results(finished):
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
     assert {result["category_id"] for result in results} <= set(CATEGORY_IDS)
     assert max(result["category_id"] for result in results) > len(CATEGORY_IDS)  # ids with gaps: no labels
-    [truth] = Path(cfg["data"]["root"]).glob("v1-*/annotations/train.json")
+    [truth] = Path(cfg["data"]["root"]).glob("v*-seed0-*/annotations/train.json")
     reference = COCO(truth)
     judge = COCOeval(reference, reference.loadRes(results), "bbox")
     judge.evaluate()
@@ -303,7 +303,7 @@ def test_evaluation_of_a_model_that_was_saved_alone(root, tmp_path):
 def photos(tmp_path_factory, finished) -> Path:
     """Pictures of all sorts, made of the pictures that the model knows, and one that is broken."""
     folder = tmp_path_factory.mktemp("photos")
-    [known] = Path(finished[2]["data"]["root"]).glob("v1-*/train")
+    [known] = Path(finished[2]["data"]["root"]).glob("v*-seed0-*/train")
     paths = sorted(known.iterdir())
     image = Image.open(paths[1]).resize((120, 90))
     image.convert("L").save(folder / "grey.png")
@@ -395,7 +395,7 @@ def test_loading_a_model_needs_neither_hydra_nor_lightning(finished):
 # resume
 
 
-class Interruption(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -405,12 +405,12 @@ def interrupted(folder: Path, root: str, *words: str, epoch: int, batch: int, mo
 
     def training_step(module, batch_, batch_idx):
         if (module.current_epoch, batch_idx) == (epoch, batch):
-            raise Interruption
+            raise StoppedError
         return original(module, batch_, batch_idx)
 
     with monkeypatch.context() as patch:
         patch.setattr(VisionModule, "training_step", training_step)
-        with pytest.raises(Interruption):
+        with pytest.raises(StoppedError):
             run.train(configure("train", *TINY, *LONG, root, *words, f"output_dir={folder}"))
     return folder / "checkpoints" / "last.ckpt"
 
@@ -632,7 +632,7 @@ def start(monkeypatch, tmp_path, capfd):
 @pytest.fixture
 def coco(root, finished, tmp_path) -> Path:
     """A copy of the generated pictures, to be spoilt."""
-    [made] = Path(finished[2]["data"]["root"]).glob("v1-*")
+    [made] = Path(finished[2]["data"]["root"]).glob("v*-seed0-*")
     return Path(shutil.copytree(made, tmp_path / "coco"))
 
 
@@ -743,7 +743,7 @@ def test_a_run_in_a_process_of_its_own(root, tmp_path):
 def test_two_processes_measure_what_one_does(finished, tmp_path):
     """Seven pictures: the last batch of one of the two processes repeats a picture."""
     folder, _, cfg = finished
-    annotations = next(Path(cfg["data"]["root"]).glob("v1-*/annotations/train.json"))
+    annotations = next(Path(cfg["data"]["root"]).glob("v*-seed0-*/annotations/train.json"))
     content = json.loads(annotations.read_text())
     content["images"] = content["images"][:7]
     ids = {image["id"] for image in content["images"]}
@@ -761,6 +761,7 @@ def test_two_processes_measure_what_one_does(finished, tmp_path):
     coco = [{name: each[f"val/{name}"] for name in COCO_NUMBERS} for each in numbers]
     assert coco[0] == coco[1]
     assert coco[0]["map"] > 0
+    assert numbers[0]["val/loss"] != numbers[1]["val/loss"]  # of other batches: each process had its part
     results = [json.loads((tmp_path / name / "predictions.json").read_text()) for name in "12"]
     assert len(results[0]) == len(results[1])
 

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from mnvision.checkpoint import save_model
+from mnvision.errors import UserError
+from mnvision.models.base import ModelSpec
+from mnvision.models.classifier import Classifier
+from mnvision.models.create import build_model, create_model
+from mnvision.models.ssd import SSD
+from mnvision.types import Preprocessing
+from tests.runs import state
+
+TENSORFLOW = {"padding": "same", "activation": "relu6", "norm_eps": 1e-5}
+
+
+@pytest.fixture
+def ssd_weights(tmp_path) -> str:
+    """An SSD that was trained with settings that are nobody's default."""
+    model = create_model(
+        "ssd",
+        alpha=0.25,
+        image_size=64,
+        classes=["cat", "dog", "bird"],
+        task_options={"form": "lite", "loss": "sigmoid"},
+        backbone_options=TENSORFLOW,
+    )
+    save_model(model, tmp_path / "ssd.ckpt")
+    return str(tmp_path / "ssd.ckpt")
+
+
+@pytest.fixture
+def classifier_weights(tmp_path) -> str:
+    model = create_model("classify", alpha=0.25, classes=["cat", "dog"], backbone_options=TENSORFLOW)
+    save_model(model, tmp_path / "classifier.ckpt")
+    return str(tmp_path / "classifier.ckpt")
+
+
+def options_of(model) -> tuple:
+    return tuple(getattr(model.backbone.options, name) for name in ("padding", "activation", "norm_eps"))
+
+
+def test_defaults():
+    model = create_model("ssd", num_classes=3)
+    assert isinstance(model, SSD)
+    assert model.training
+    assert model.preprocessing == Preprocessing(300)
+    assert (model.form, model.loss) == ("paper", "softmax")
+    assert options_of(model) == ("symmetric", "relu", 1e-3)
+    assert model.spec.classes == ("class 1", "class 2", "class 3")
+    assert model.spec.category_ids == (1, 2, 3)
+    assert model.backbone.alpha == 1.0
+
+
+def test_a_classifier():
+    model = create_model("classify", alpha=0.25, num_classes=5)
+    assert isinstance(model, Classifier)
+    assert model.preprocessing.size == 224
+    assert model.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
+
+
+def test_every_option_arrives():
+    model = create_model(
+        "ssd",
+        alpha=0.5,
+        rho=0.5,
+        image_size=128,
+        classes=["a", "b"],
+        category_ids=[7, 90],
+        task_options={"form": "lite", "nms_iou": 0.45, "max_detections": 7, "negative_ratio": 2.0, "loss": None},
+        backbone_options={"variant": "shallow", "norm_momentum": 0.01, "freeze": 1, "norm": "freeze"},
+    )
+    assert model.preprocessing.size == 64
+    assert (model.form, model.loss, model.nms_iou, model.max_detections) == ("lite", "softmax", 0.45, 7)
+    assert model.negative_ratio == 2.0
+    assert model.spec.category_ids == (7, 90)
+    assert model.backbone.alpha == 0.5
+    assert len(model.backbone.blocks) == 8
+    assert {part.momentum for part in model.modules() if isinstance(part, nn.BatchNorm2d)} == {0.01}
+    assert not any(part.training for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d))
+    assert not model.backbone.stem.conv.weight.requires_grad
+
+
+def test_a_spec_builds_the_same_model_again():
+    model = create_model("ssd", alpha=0.25, image_size=97, classes=["a", "b"], task_options={"form": "lite"})
+    again = build_model(model.spec)
+    assert again.spec == model.spec
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+    again.load_state_dict(model.state_dict())
+    images = torch.randint(0, 256, (1, 3, 97, 97), dtype=torch.uint8)
+    assert torch.equal(model.eval()(images).logits, again.eval()(images).logits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "sdd"}, "unknown task 'sdd'; did you mean ssd?"),
+        ({"task": "xyz"}, "unknown task 'xyz'; known: classify, ssd"),
+        ({"task_options": {"nms_iuo": 0.5}}, "task ssd has no option 'nms_iuo'; did you mean nms_iou"),
+        ({"task_options": {"num_classes": 5}}, "task ssd has no option 'num_classes'"),
+        ({"backbone_options": {"paddin": "same"}}, "the backbone has no option 'paddin'; did you mean padding?"),
+        ({"backbone": "mobilnet_v1"}, "unknown backbone 'mobilnet_v1'; did you mean mobilenet_v1?"),
+        ({"backbone_options": {"padding": "full"}}, "padding must be one of symmetric, same; got 'full'"),
+        ({"alpha": 0.0}, "alpha must be above 0"),
+        ({"num_classes": None}, "needs classes or num_classes, or weights that name their classes"),
+        ({"num_classes": 0}, "at least one class"),
+        ({"classes": ["a", "b"]}, "2 classes, 2 category_ids and num_classes=3"),
+        ({"category_ids": [1, 2]}, "3 classes, 2 category_ids and num_classes=3"),
+    ],
+)
+def test_wrong_arguments_name_the_right_ones(arguments, message):
+    arguments = {"task": "ssd", "alpha": 0.25, "image_size": 64, "num_classes": 3, **arguments}
+    with pytest.raises(UserError) as raised:
+        create_model(arguments.pop("task"), **arguments)
+    assert message in str(raised.value)
+
+
+def test_weights_bring_their_settings_and_classes(ssd_weights, caplog):
+    model = create_model(
+        "ssd",
+        alpha=0.25,
+        image_size=64,
+        weights=ssd_weights,
+        task_options={"form": None, "loss": None, "nms_iou": 0.5},
+        backbone_options=dict.fromkeys(("padding", "activation", "norm_eps")),
+    )
+    assert options_of(model) == ("same", "relu6", 1e-5)
+    assert (model.form, model.loss, model.nms_iou) == ("lite", "sigmoid", 0.5)
+    assert model.spec.classes == ("cat", "dog", "bird")
+    assert model.spec.task_options == {"form": "lite", "loss": "sigmoid", "nms_iou": 0.5}
+    assert {key: model.spec.backbone_options[key] for key in TENSORFLOW} == TENSORFLOW
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_what_is_asked_for_stands_with_a_warning(ssd_weights, caplog):
+    model = create_model(
+        "ssd",
+        alpha=0.25,
+        image_size=64,
+        weights=ssd_weights,
+        task_options={"loss": "focal"},
+        backbone_options={"padding": "symmetric", "activation": "relu6"},
+    )
+    assert model.loss == "focal"
+    assert options_of(model) == ("symmetric", "relu6", 1e-5)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [
+        "loss=focal was asked for; the weights were trained with loss=sigmoid",
+        "padding=symmetric was asked for; the weights were trained with padding=same",
+    ]
+
+
+def test_weights_of_the_whole_model_are_loaded(ssd_weights):
+    torch.manual_seed(1)
+    first = create_model("ssd", alpha=0.25, image_size=64, weights=ssd_weights)
+    torch.manual_seed(2)
+    second = create_model("ssd", alpha=0.25, image_size=64, weights=ssd_weights)
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in state(first).items())
+
+
+def test_classes_given_take_their_columns_by_name(ssd_weights):
+    full = create_model("ssd", alpha=0.25, image_size=64, weights=ssd_weights)
+    part = create_model("ssd", alpha=0.25, image_size=64, weights=ssd_weights, classes=["bird", "fish", "Cat"])
+    anchors = 3
+    whole = full.heads[0].classes.pointwise.weight.view(anchors, 4, -1)
+    mixed = part.heads[0].classes.pointwise.weight.view(anchors, 4, -1)
+    assert torch.equal(mixed[:, [0, 1, 3]], whole[:, [0, 3, 1]])  # background, bird, cat
+    assert not torch.equal(mixed[:, 2], whole[:, 2])
+    assert part.spec.classes == ("bird", "fish", "Cat")
+
+
+def test_weights_of_a_backbone_say_nothing_of_the_head(ssd_weights, classifier_weights):
+    arguments = {"alpha": 0.25, "image_size": 64, "classes": ["cat", "dog", "bird"]}
+    torch.manual_seed(1)
+    other = create_model("ssd", backbone_weights=classifier_weights, **arguments)
+    torch.manual_seed(2)
+    model = create_model("ssd", backbone_weights=ssd_weights, **arguments)
+    assert (model.form, model.loss) == (other.form, other.loss) == ("paper", "softmax")
+    assert options_of(model) == options_of(other) == ("same", "relu6", 1e-5)
+    source = create_model("ssd", weights=ssd_weights, alpha=0.25, image_size=64)
+    assert torch.equal(model.backbone.stem.conv.weight, source.backbone.stem.conv.weight)
+    same_shape = "heads.0.boxes.pointwise.bias", "extras.0.reduce.conv.weight"
+    assert not torch.equal(model.state_dict()[same_shape[1]], source.state_dict()[same_shape[1]])
+
+
+def test_a_backbone_does_not_bring_classes(classifier_weights):
+    with pytest.raises(UserError, match="needs classes or num_classes"):
+        create_model("ssd", alpha=0.25, image_size=64, backbone_weights=classifier_weights)
+
+
+def test_weights_of_the_whole_model_come_before_those_of_the_backbone(ssd_weights, tmp_path):
+    model = create_model("ssd", alpha=0.25, image_size=64, weights=ssd_weights, backbone_weights=str(tmp_path / "none"))
+    assert model.form == "lite"
+
+
+def test_published_weights(shared_weights):
+    path = str(shared_weights / "ssd_mobilenet_v1_0.75_300_coco.npz")
+    model = create_model("ssd", alpha=0.75, weights=path)
+    assert len(model.spec.classes) == 80
+    assert model.spec.classes[:2] == ("person", "bicycle")
+    assert model.spec.category_ids[-1] == 90  # COCO's own ids, which leave some out
+    assert model.loss == "sigmoid"
+    assert options_of(model)[:2] == ("same", "relu6")
+    with pytest.raises(UserError, match=r"set backbone\.alpha=0\.75"):
+        create_model("ssd", alpha=0.5, weights=path)
+
+
+def test_plain_values_in_the_spec():
+    import numpy as np
+
+    spec = create_model(
+        "ssd", alpha=0.25, image_size=64, classes=np.array(["a"]), category_ids=np.array([5], dtype=np.int64)
+    ).spec
+    assert type(spec) is ModelSpec
+    assert (type(spec.classes[0]), type(spec.category_ids[0])) == (str, int)
