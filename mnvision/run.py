@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning as L  # noqa: N812
 import numpy as np
 import torch
@@ -31,16 +29,13 @@ from mnvision.models.base import TaskModel
 from mnvision.models.ssd import SSD
 from mnvision.module import VisionModule
 from mnvision.ops.image import read_image
+from mnvision.outputs import annotated_name, prediction_entry, run_folder, write_picture, write_pictures
 from mnvision.profiler import profile
-from mnvision.types import Annotations, Detections
+from mnvision.report import write_report
 from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictures
-
-# Tells the processes that a distributed run starts which folder to write.
-FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
 
 
 def train(cfg: Config) -> dict[str, float]:
@@ -88,7 +83,7 @@ def train(cfg: Config) -> dict[str, float]:
         record=True,
         start=saved["global_step"] if saved is not None else 0,
     )
-    (folder / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
+    _describe(folder, model, cfg)
     logger.info("run folder: %s", folder)
     trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
     if trainer.interrupted:
@@ -106,7 +101,7 @@ def train(cfg: Config) -> dict[str, float]:
         write_pictures(
             model, data.val_annotations, data.image_folder("val"), folder=folder, count=cfg["trainer"]["pictures"]
         )
-        logger.info("best checkpoint: %s", best)
+        _report(module, cfg, folder=folder, numbers=numbers, model=f"ckpt={best}")
     return numbers
 
 
@@ -138,7 +133,15 @@ def evaluate(cfg: Config) -> dict[str, float]:
     module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
     folder = run_folder(cfg)
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
-    return _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
+    _describe(folder, model, cfg)
+    numbers = _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
+    if trainer.is_global_zero:
+        write_pictures(
+            model, annotations, data.image_folder(cfg["split"]), folder=folder, count=cfg["trainer"]["pictures"]
+        )
+        model_given = f"ckpt={cfg['ckpt']}" if saved is not None else f"task.weights={cfg['task']['weights']}"
+        _report(module, cfg, folder=folder, numbers=numbers, model=model_given)
+    return numbers
 
 
 def predict(cfg: Config) -> list[dict[str, Any]]:
@@ -176,8 +179,8 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         found = model.predict([image for _, image in batch], score_threshold=cfg["score_threshold"])
         for (path, image), detections in zip(batch, found, strict=True):
             annotated = folder / "pictures" / annotated_name(path, pictures)
-            _write_picture(annotated, draw_detections(image, detections, model.spec.classes))
-            entries.append(_entry(path, image, detections, model=model, annotated=annotated.name))
+            write_picture(annotated, draw_detections(image, detections, model.spec.classes))
+            entries.append(prediction_entry(path, image, detections, spec=model.spec, annotated=annotated.name))
     seconds = time.perf_counter() - started
     (folder / "predictions.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
     count = sum(len(entry["detections"]) for entry in entries)
@@ -187,40 +190,6 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         reasons = "\n".join(f"  {reason}" for reason in failures)
         raise UserError(f"{len(failures)} of {len(pictures)} pictures were left out:\n{reasons}")
     return entries
-
-
-def run_folder(cfg: Mapping[str, Any]) -> Path:
-    """Make the folder of a run: ``output_dir``, or a new one under ``runs/`` named after the task and the time.
-
-    Of a distributed run, the processes that Lightning starts join the folder of the one that started them.
-
-    Raises:
-        UserError: Another program started the processes, and no ``output_dir`` says where they meet.
-    """
-    rank, joined = os.environ.get("LOCAL_RANK"), os.environ.get(FOLDER_VARIABLE)
-    started_elsewhere = rank is not None and joined is None
-    given = joined if joined is not None and rank not in (None, "0") else cfg["output_dir"]
-    if started_elsewhere and not given:
-        raise UserError(
-            "output_dir is not set, and this run was started with several processes (LOCAL_RANK is set, as torchrun "
-            "and cluster managers do): give output_dir=FOLDER, so that all of them write one folder"
-        )
-    if given:
-        folder = Path(given)
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        stem = Path("runs") / cfg["task"]["name"] / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        folder, number = stem, 1
-        while True:
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:  # another run began in the same second
-                number += 1
-                folder = stem.with_name(f"{stem.name}-{number}")
-    if not started_elsewhere:
-        os.environ[FOLDER_VARIABLE] = str(folder.resolve())
-    return folder.resolve()
 
 
 def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> Config:
@@ -317,29 +286,6 @@ def _precision(cfg: Config) -> str:
     return build.choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
 
 
-def write_pictures(
-    model: TaskModel, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
-) -> list[Path]:
-    """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``."""
-    chosen = np.unique(np.linspace(0, len(annotations) - 1, min(count, len(annotations))).round().astype(int))
-    written = []
-    model.eval()
-    for index in chosen.tolist():
-        image = read_image(image_folder / annotations.file_name(index))
-        rows = annotations.rows(index)
-        drawn = draw_detections(
-            image,
-            model.predict([image])[0],
-            annotations.classes,
-            score_threshold=PICTURE_THRESHOLD,
-            ground_truth=annotations.boxes[rows],
-        )
-        path = folder / "pictures" / (Path(annotations.file_name(index)).stem + ".jpg")
-        _write_picture(path, drawn)
-        written.append(path)
-    return written
-
-
 def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder: Path) -> dict[str, float]:
     """Evaluate, print COCO's table, and write ``metrics.json`` and ``predictions.json``."""
     metric = module.metric
@@ -354,6 +300,39 @@ def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder
         (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
         write_predictions(metric.results(), folder / "predictions.json")
     return numbers
+
+
+def _describe(folder: Path, model: TaskModel, cfg: Config) -> None:
+    """Write what the run is: its configuration, and the costs of every layer of its model."""
+    (folder / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
+    (folder / "profile.csv").write_text(profile(model).csv(), encoding="utf-8")
+
+
+def _report(module: VisionModule, cfg: Config, *, folder: Path, numbers: Mapping[str, float], model: str) -> None:
+    """Write ``report.html``, and say where everything is."""
+    metric, spec = module.metric, module.model.spec
+    if not isinstance(metric, CocoMetric):
+        raise TypeError(f"a report needs a CocoMetric, got {type(metric).__name__}")
+    data = [f"data.{key}={cfg['data'][key]}" for key in ("root",) if cfg["data"][key]]
+    page = write_report(
+        folder,
+        title=f"{spec.task} on {spec.backbone_options['name']}, alpha {spec.backbone_options['alpha']:g}",
+        facts={
+            "model": model_line(module.model, precision=_precision(cfg)),
+            "data": f"{cfg['data']['name']}, {len(metric.annotations):,} pictures",
+            "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
+        },
+        numbers=numbers,
+        per_class=metric.per_class(),
+        per_class_50=metric.per_class(number="map_50"),
+        commands=[
+            ["mnvision", "eval", model, f"data={cfg['data']['name']}", *data],
+            ["mnvision", "predict", model, "source=photos/"],
+        ],
+    )
+    logger.info("report: %s", page)
+    if model.startswith("ckpt="):
+        logger.info("model: %s", model.removeprefix("ckpt="))
 
 
 def _unfold(model: TaskModel, data: Any, *, batches: int) -> None:
@@ -375,41 +354,3 @@ def _batches(pictures: Sequence[Path], *, size: int, failures: list[str]) -> Ite
             batch = []
     if batch:
         yield batch
-
-
-def annotated_name(path: Path, pictures: Sequence[Path]) -> str:
-    """A file name for the annotated copy that no other picture gets: with its folders and suffix where need be."""
-    base = Path(os.path.commonpath([picture.parent for picture in pictures]))
-    relative = path.relative_to(base)
-    twins = [other for other in pictures if other.with_suffix("") == path.with_suffix("")]
-    name = "__".join(relative.with_suffix("").parts)
-    return f"{name}{path.suffix.replace('.', '_') if len(twins) > 1 else ''}.jpg"
-
-
-def _entry(
-    path: Path, image: np.ndarray, detections: Detections, *, model: TaskModel, annotated: str
-) -> dict[str, Any]:
-    spec = model.spec
-    return {
-        "file": str(path),
-        "annotated": annotated,
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "detections": [
-            {
-                "label": spec.classes[label - 1],
-                "category_id": spec.category_ids[label - 1],
-                "score": round(score, 5),
-                "box": [round(value, 2) for value in box],  # x1, y1, x2, y2 in pixels of the upright picture
-            }
-            for box, score, label in zip(
-                detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-            )
-        ],
-    }
-
-
-def _write_picture(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(encoded.tobytes())  # imwrite() fails without an error, and on some systems on such names

@@ -1,0 +1,121 @@
+"""What a run leaves behind: its folder, and the pictures, tables and pages in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mnvision.errors import UserError
+from mnvision.models.base import ModelSpec, TaskModel
+from mnvision.ops.image import read_image
+from mnvision.types import Annotations, Detections
+from mnvision.visualize import draw_detections
+
+logger = logging.getLogger(__name__)
+
+PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictures
+# Tells the processes that a distributed run starts which folder to write.
+FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
+
+
+def run_folder(cfg: Mapping[str, Any]) -> Path:
+    """Make the folder of a run: ``output_dir``, or a new one under ``runs/`` named after the task and the time.
+
+    Of a distributed run, the processes that Lightning starts join the folder of the one that started them.
+
+    Raises:
+        UserError: Another program started the processes, and no ``output_dir`` says where they meet.
+    """
+    rank, joined = os.environ.get("LOCAL_RANK"), os.environ.get(FOLDER_VARIABLE)
+    started_elsewhere = rank is not None and joined is None
+    given = joined if joined is not None and rank not in (None, "0") else cfg["output_dir"]
+    if started_elsewhere and not given:
+        raise UserError(
+            "output_dir is not set, and this run was started with several processes (LOCAL_RANK is set, as torchrun "
+            "and cluster managers do): give output_dir=FOLDER, so that all of them write one folder"
+        )
+    if given:
+        folder = Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        stem = Path("runs") / cfg["task"]["name"] / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder, number = stem, 1
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:  # another run began in the same second
+                number += 1
+                folder = stem.with_name(f"{stem.name}-{number}")
+    if not started_elsewhere:
+        os.environ[FOLDER_VARIABLE] = str(folder.resolve())
+    return folder.resolve()
+
+
+def write_pictures(
+    model: TaskModel, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
+) -> list[Path]:
+    """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``."""
+    chosen = np.unique(np.linspace(0, len(annotations) - 1, min(count, len(annotations))).round().astype(int))
+    written = []
+    model.eval()
+    for index in chosen.tolist():
+        image = read_image(image_folder / annotations.file_name(index))
+        rows = annotations.rows(index)
+        drawn = draw_detections(
+            image,
+            model.predict([image])[0],
+            annotations.classes,
+            score_threshold=PICTURE_THRESHOLD,
+            ground_truth=annotations.boxes[rows],
+        )
+        path = folder / "pictures" / (Path(annotations.file_name(index)).stem + ".jpg")
+        write_picture(path, drawn)
+        written.append(path)
+    return written
+
+
+def annotated_name(path: Path, pictures: Sequence[Path]) -> str:
+    """A file name for the annotated copy that no other picture gets: with its folders and suffix where need be."""
+    base = Path(os.path.commonpath([picture.parent for picture in pictures]))
+    relative = path.relative_to(base)
+    twins = [other for other in pictures if other.with_suffix("") == path.with_suffix("")]
+    name = "__".join(relative.with_suffix("").parts)
+    return f"{name}{path.suffix.replace('.', '_') if len(twins) > 1 else ''}.jpg"
+
+
+def prediction_entry(
+    path: Path, image: np.ndarray, detections: Detections, *, spec: ModelSpec, annotated: str
+) -> dict[str, Any]:
+    """One picture's part of ``predict``'s JSON file; boxes are x1, y1, x2, y2 in pixels of the upright picture."""
+    return {
+        "file": str(path),
+        "annotated": annotated,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "detections": [
+            {
+                "label": spec.classes[label - 1],
+                "category_id": spec.category_ids[label - 1],
+                "score": round(score, 5),
+                "box": [round(value, 2) for value in box],
+            }
+            for box, score, label in zip(
+                detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+            )
+        ],
+    }
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write a picture uint8 [H, W, 3] RGB; the suffix of the path says how."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    path.write_bytes(encoded.tobytes())  # imwrite() fails without an error, and on some systems on such names
