@@ -235,7 +235,7 @@ class BestCheckpoint(ModelCheckpoint):
         score = state_dict["best_model_score"]
         if score is None or not best.is_file():
             return
-        self.best_model_score = self.kth_value = score
+        self.best_model_score = score
         self.best_model_path = self.kth_best_model_path = str(best)
         self.best_k_models = {str(best): score}
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 import mnvision
-from mnvision import cli, run
+from mnvision import build, cli, outputs, run
 from mnvision.backbones.folding import is_folded
 from mnvision.checkpoint import load_model, save_model
 from mnvision.data.datamodule import DetectionDataModule
@@ -47,7 +47,7 @@ OVERFIT = (
 @pytest.fixture(autouse=True)
 def _own_process(monkeypatch):
     """No run sees the environment of another one."""
-    for variable in ("LOCAL_RANK", run.FOLDER_VARIABLE):
+    for variable in ("LOCAL_RANK", outputs.FOLDER_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -199,20 +199,20 @@ def test_measuring_every_few_epochs(root, tmp_path, every, epochs, expected):
 def test_a_folder_is_named_after_task_and_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = {"output_dir": None, "task": {"name": "ssd"}}
-    first, second = run.run_folder(cfg), run.run_folder(cfg)
+    first, second = outputs.run_folder(cfg), outputs.run_folder(cfg)
     assert first != second
     assert {first.parent, second.parent} == {tmp_path / "runs" / "ssd"}
-    assert run.run_folder({"output_dir": "here/there"}) == tmp_path / "here" / "there"
+    assert outputs.run_folder({"output_dir": "here/there"}) == tmp_path / "here" / "there"
 
 
 def test_processes_of_one_run_share_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = {"output_dir": None, "task": {"name": "ssd"}}
-    folder = run.run_folder(cfg)
+    folder = outputs.run_folder(cfg)
     monkeypatch.setenv("LOCAL_RANK", "1")  # in a process that Lightning started
-    assert run.run_folder(cfg) == folder
+    assert outputs.run_folder(cfg) == folder
     monkeypatch.setenv("LOCAL_RANK", "0")  # in the one that started it, afterwards
-    assert run.run_folder({**cfg, "output_dir": "next"}) == tmp_path / "next"
+    assert outputs.run_folder({**cfg, "output_dir": "next"}) == tmp_path / "next"
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -220,10 +220,10 @@ def test_processes_that_another_program_starts_need_a_folder(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(UserError, match="give output_dir=FOLDER"):
-        run.run_folder({"output_dir": None, "task": {"name": "ssd"}})
+        outputs.run_folder({"output_dir": None, "task": {"name": "ssd"}})
     assert list(tmp_path.iterdir()) == []
     for name in ("one", "two"):
-        assert run.run_folder({"output_dir": name}) == tmp_path / name
+        assert outputs.run_folder({"output_dir": name}) == tmp_path / name
 
 
 # eval
@@ -235,6 +235,17 @@ def test_evaluation_repeats_the_numbers_of_the_training(finished, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "predictions.json"}
     for name in ("metrics.json", "predictions.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_evaluation_runs_in_the_precision_of_the_training(finished, tmp_path, monkeypatch):
+    folder, numbers, _ = finished
+    monkeypatch.setattr(build, "fast_bfloat16", lambda device: True)
+    best = f"ckpt={folder}/checkpoints/best.ckpt"
+    words = (best, "trainer.accelerator=cpu", "trainer.progress_bar=false")
+    assert run.evaluate(configure("eval", *words, f"output_dir={tmp_path}/a")) == numbers
+    asked = run.evaluate(configure("eval", *words, "trainer.precision=bf16", f"output_dir={tmp_path}/b"))
+    assert asked != numbers
+    assert asked["val/loss"] == pytest.approx(numbers["val/loss"], rel=0.05)
 
 
 def test_evaluation_on_other_data(finished, tmp_path):
@@ -425,7 +436,7 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(four_epochs, root, tmp_pa
     numbers = run.train(configure("train", f"resume={last}"))
 
     losses = column(folder, "train/loss_step")
-    assert sorted(losses) == list(range(12))
+    assert [int(row["step"]) for row in rows_of(folder) if row["train/loss_step"]] == list(range(12))  # each once
     assert len(set(losses.values())) == 12
     for name in ("train/loss_step", "train/loss", "val/loss", "val/map"):
         assert column(folder, name) == column(four_epochs, name), name  # bit for bit: same pictures in the same order
@@ -718,7 +729,7 @@ def test_interruption_is_no_error(start, root, monkeypatch):
 
 def program(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
     """The program in a process of its own."""
-    environ = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", run.FOLDER_VARIABLE)}
+    environ = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", outputs.FOLDER_VARIABLE)}
     code = "from mnvision.cli import main; main()"
     entry = cwd / "entry.py"  # processes of a distributed run are started with this file
     entry.write_text(code)
