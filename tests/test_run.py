@@ -42,6 +42,9 @@ OVERFIT = (
     "data.val_images=train",
     "data.val_annotations=annotations/train.json",
 )
+LONG = ("trainer.max_epochs=4", "data.augment=ssd")
+# Of a training and of an evaluation.
+OUTPUTS = {"config.yaml", "metrics.json", "predictions.json", "profile.csv", "report.html"}
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +75,6 @@ def four_epochs(root, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("straight") / "run"
     run.train(configure("train", *TINY, *LONG, root, f"output_dir={folder}"))
     return folder
-
-
-LONG = ("trainer.max_epochs=4", "data.augment=ssd")
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -115,10 +115,8 @@ def test_the_folder_holds_what_a_run_leaves(finished):
     events = {name for name in files if name.startswith("tensorboard/events.out.tfevents")}
     assert len(events) == 1
     assert files - events - {"tensorboard/hparams.yaml"} == {
-        "config.yaml",
+        *OUTPUTS,
         "metrics.csv",
-        "metrics.json",
-        "predictions.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         # three pictures spread over twelve
@@ -232,7 +230,7 @@ def test_processes_that_another_program_starts_need_a_folder(tmp_path, monkeypat
 def test_evaluation_repeats_the_numbers_of_the_training(finished, tmp_path):
     folder, numbers, _ = finished
     assert evaluate(f"ckpt={folder}/checkpoints/best.ckpt", folder=tmp_path) == numbers
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "predictions.json"}
+    assert {path.name for path in tmp_path.iterdir()} == OUTPUTS
     for name in ("metrics.json", "predictions.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
@@ -784,13 +782,7 @@ def test_two_processes_train_one_run(root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "arning" not in done.stderr, done.stderr
     [folder] = (tmp_path / "runs" / "ssd").iterdir()
-    assert {path.name for path in folder.iterdir()} == {
-        "checkpoints",
-        "config.yaml",
-        "metrics.csv",
-        "metrics.json",
-        "predictions.json",
-    }
+    assert {path.name for path in folder.iterdir()} == {*OUTPUTS, "checkpoints", "metrics.csv"}
     assert sorted(column(folder, "train/loss_step")) == [0, 1, 2, 3]  # 12 pictures, 6 a step
     numbers = evaluate(f"ckpt={folder}/checkpoints/best.ckpt", "trainer.devices=1", folder=tmp_path / "one")
     both = json.loads((folder / "metrics.json").read_text())
