@@ -98,6 +98,10 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"optimizer: {target.__name__} does not take these options: {error}") from error
 
+    if cfg["task"]["weights"]:  # a trained model: steps made for fresh weights would undo it
+        options["lr"] *= cfg["trainer"]["pretrained_lr_factor"]
+        logger.info("learning rate %g, lowered by trainer.pretrained_lr_factor for trained weights", options["lr"])
+
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         # Loss scaling, which float16 needs, and gradient clipping do not go together with a fused step.
         if cfg["trainer"]["fused"] and "fused" in known and str(cfg["trainer"]["precision"]) != "16":

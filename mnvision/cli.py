@@ -73,6 +73,7 @@ NOISE = (
     ".*is smaller than the logging interval.*",
     ".*exists and is not empty.*",
     ".*LeafSpec.*is deprecated.*",
+    ".*in eval mode at the start of training.*",  # frozen norms are meant to be
 )
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 WRONG_USAGE = 2

@@ -51,7 +51,7 @@ class SSD:
     negative_ratio: Positive
     matching_iou: Share
     box_weight: NotNegative
-    focal_alpha: Fraction
+    focal_alpha: Fraction | None
     focal_gamma: NotNegative
     score_threshold: Fraction
     nms_iou: Fraction
@@ -131,6 +131,7 @@ class Trainer:
     fused: bool
     keep_memory: bool
     selective_weight_decay: bool
+    pretrained_lr_factor: Share
     gradient_clip: Positive | None
     limit_train_batches: Count | Share | None
     limit_val_batches: Count | Share | None

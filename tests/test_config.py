@@ -93,8 +93,8 @@ def test_every_choice_is_named_in_the_comment(option):
 
 
 def test_generated_data_set_brings_its_own_number_of_epochs():
-    assert composed().trainer.max_epochs == 12
-    assert composed("data=coco").trainer.max_epochs == 60
+    assert composed().trainer.max_epochs == 10
+    assert composed("data=coco").trainer.max_epochs == 30
     assert composed("trainer.max_epochs=3").trainer.max_epochs == 3
 
 
@@ -188,7 +188,7 @@ BAD = [
     (
         {"backbone.rho": 0.01},
         [
-            "backbone.rho: rho 0.01 of 300 pixels is 3 pixels, less than the stride of 32: use a larger rho or "
+            "backbone.rho: rho 0.01 of 224 pixels is 2.24 pixels, less than the stride of 32: use a larger rho or "
             "image_size"
         ],
     ),

@@ -107,7 +107,7 @@ def create_model(
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
         task=task,
-        task_options=_settle(task_options or {}, head_settings, names=("form", "loss")),
+        task_options=_settle(task_options or {}, head_settings, names=("form", "loss", "focal_alpha")),
         backbone_options={
             "name": backbone,
             "alpha": alpha,

@@ -201,5 +201,5 @@ def test_settings_that_differ_are_pointed_out(keras_file, ssd_file):
     )
     folded = detector(loss="softmax", norm_eps=1e-5)  # any epsilon suits an identity
     assert load_weights(folded, read_weights(ssd_file), classes=("cat", "dog", "bird")).notes[1:] == (
-        "note: trained with loss sigmoid, the model has softmax",
+        "note: trained with loss focal, the model has softmax",
     )
