@@ -26,7 +26,8 @@ def detector(*, alpha: float = 0.25, classes: int = 3, seed: int = 0, norm_eps: 
     torch.manual_seed(seed)
     backbone = create_backbone("mobilenet_v1", alpha=alpha, **(TENSORFLOW | {"norm_eps": norm_eps}))
     preprocessing = Preprocessing(300, (128.0,) * 3, (128.0,) * 3)
-    return SSD(backbone, num_classes=classes, preprocessing=preprocessing, **({"loss": "focal", "focal_alpha": 0.75} | options)).eval()
+    head = {"loss": "focal", "focal_alpha": 0.75} | options
+    return SSD(backbone, num_classes=classes, preprocessing=preprocessing, **head).eval()
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
