@@ -1,20 +1,24 @@
 """Speed of SSD here beside torchvision's SSDLite320, side by side in one run: prints times and ratios.
 
-Both sides run their own code on the same data, in turns, so that whatever else the machine does falls on both. The
-figure is the median of the turns; the ratio is torchvision's over ours.
+Each side runs its own code in a process of its own, with its own defaults (ours keeps freed memory, see
+``mnvision.hardware``), on the same data and in turns, so that whatever else the machine does falls on both. The figure
+is the median of the turns; the ratio is torchvision's over ours.
 
-    python benchmarks/detection.py            # about four minutes on two cores
-    python benchmarks/detection.py --quick    # fewer turns
+    python benchmarks/detection.py                # about three minutes on two cores
+    python benchmarks/detection.py --quick        # fewer turns
+    python benchmarks/detection.py --keep-memory  # torchvision's process keeps freed memory too
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,162 +37,182 @@ from mnvision.types import Targets
 
 COLUMNS = 91  # 90 classes and background
 SIDE = 320
+ALPHA = 0.625  # of our backbone: about as many mult-adds as torchvision's MobileNet V3 large
 CANDIDATES = 300  # (anchor, class) pairs above the threshold in the whole-predict test
+TESTS = {  # name: title, turns
+    "loss": ("matching + loss, batch 32, 8 boxes, 91 columns", 25),
+    "post": ("post-processing of busy logits, batch 1", 15),
+    "predict": ("whole predict of a 640x480 picture, batch 1", 40),
+    "step": ("whole training step, batch 16", 9),
+}
 
-
-class Row(NamedTuple):
-    """One line of the table: seconds of both sides."""
-
-    name: str
-    theirs: float
-    ours: float
+Action = Callable[[], object]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a third of the turns")
-    parser.add_argument("--plain-memory", action="store_true", help="leave glibc's allocator as it is")
+    parser.add_argument("--keep-memory", action="store_true", help="tune the allocator of torchvision's process too")
     options = parser.parse_args()
-    turns = 3 if options.quick else 9
-    tuned = not options.plain_memory and keep_freed_memory()
     print(
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads, "
-        f"{platform.processor() or platform.machine()}, fast bfloat16: {fast_bfloat16('cpu')}, "
-        f"freed memory kept for both: {tuned}"
+        f"{platform.processor() or platform.machine()}; training steps: ours "
+        f"{'bfloat16' if fast_bfloat16('cpu') else 'float32'}, torchvision float32; "
+        f"freed memory kept: ours{' and torchvision' if options.keep_memory else ''}"
     )
-    torch.manual_seed(0)
-    ours = create_model("ssd", alpha=0.75, image_size=SIDE, num_classes=COLUMNS - 1, task_options={"form": "lite"})
-    theirs = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=COLUMNS)
-    costs = profile(ours).mult_adds, torchvision_mult_adds(theirs)
     print(
-        f"mult-adds at {SIDE}x{SIDE}: ours (SSDLite, MobileNet V1 alpha 0.75) {costs[0] / 1e6:,.0f} M, "
-        f"torchvision (SSDLite, MobileNet V3 large) {costs[1] / 1e6:,.0f} M\n"
+        f"mult-adds at {SIDE}x{SIDE}: "
+        f"SSDLite on MobileNet V1 alpha {ALPHA} {profile(our_model()).mult_adds / 1e6:,.0f} M, "
+        f"torchvision's SSDLite on MobileNet V3 large {torchvision_mult_adds(their_model()) / 1e6:,.0f} M\n"
     )
-    rows = [
-        matching_and_loss(ours, theirs, turns=3 * turns),
-        post_processing(ours, theirs, turns=turns),
-        whole_predict(ours, theirs, turns=3 * turns),
-        training_step(ours, theirs, turns=turns),
-    ]
+    sides = [Side(theirs, keep_memory=options.keep_memory), Side(ours, keep_memory=True)]
     print(f"{'':48}{'torchvision':>13}{'ours':>11}{'ratio':>8}")
-    for row in rows:
-        print(f"{row.name:48}{1e3 * row.theirs:10.1f} ms{1e3 * row.ours:8.1f} ms{row.theirs / row.ours:7.1f}x")
+    for name, (title, turns) in TESTS.items():
+        times: list[list[float]] = [[], []]
+        for turn in range((turns // 3 if options.quick else turns) + 3):
+            for side, kept in zip(sides, times, strict=True):
+                time.sleep(0.05)  # the other process has stopped spinning by then
+                seconds = side.run(name)
+                if turn >= 3:  # warm by then
+                    kept.append(seconds)
+        slow, fast = map(median, times)
+        print(f"{title:48}{1e3 * slow:10.1f} ms{1e3 * fast:8.1f} ms{slow / fast:7.1f}x", flush=True)
+    for side in sides:
+        side.close()
 
 
-def matching_and_loss(ours: SSD, theirs: nn.Module, *, turns: int) -> Row:
-    """From boxes and raw output to gradients of the output: 32 pictures of 8 boxes."""
-    batch, count = 32, 8
-    anchors = torchvision_anchors(theirs, batch=batch)
-    logits = torch.randn(batch, len(anchors[0]), COLUMNS)
-    offsets = torch.randn(batch, len(anchors[0]), 4)
-    targets = random_targets(batch, count=count)
-    lists = as_lists(targets)
+class Side:
+    """A process that does one side's work on demand and says how long it took."""
 
-    def run_theirs() -> None:
-        output = {"cls_logits": logits.requires_grad_(), "bbox_regression": offsets.requires_grad_()}
+    def __init__(self, make: Callable[[], dict[str, Action]], *, keep_memory: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, far = context.Pipe()
+        self.process = context.Process(target=serve, args=(make, far, keep_memory), daemon=True)
+        self.process.start()
+
+    def run(self, name: str) -> float:
+        """Seconds of one run of a test."""
+        self.connection.send(name)
+        return self.connection.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.send(None)
+        self.process.join()
+
+
+def serve(make: Callable[[], dict[str, Action]], connection: Connection, keep_memory: bool) -> None:
+    """The loop of a side's process."""
+    if keep_memory:
+        keep_freed_memory()
+    torch.manual_seed(0)
+    actions = make()
+    while (name := connection.recv()) is not None:
+        started = time.perf_counter()
+        actions[name]()
+        connection.send(time.perf_counter() - started)
+
+
+def our_model() -> SSD:
+    """SSDLite on MobileNet V1."""
+    return create_model("ssd", alpha=ALPHA, image_size=SIDE, num_classes=COLUMNS - 1, task_options={"form": "lite"})
+
+
+def their_model() -> nn.Module:
+    """SSDLite320 on MobileNet V3 large."""
+    return ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=COLUMNS)
+
+
+def ours() -> dict[str, Action]:
+    """Our side of each test."""
+    model = our_model()
+    trained = our_model().to(memory_format=torch.channels_last)
+    module = VisionModule(trained.train())
+    optimizer = torch.optim.SGD(module.parameter_groups(), lr=1e-4, momentum=0.9, weight_decay=4e-5, fused=True)
+    mixed = fast_bfloat16("cpu")
+    corners = torchvision_anchors(their_model(), batch=1)[0]
+    raw, busy = raw_output(32, len(corners)), raw_output(1, len(corners), scale=3.0)
+    boxes, step_boxes = random_targets(32, count=8), random_targets(16, count=8)
+    images = step_images().contiguous(memory_format=torch.channels_last)
+    empty = torch.zeros(1, 3, SIDE, SIDE)
+    quick = fold_batchnorm(model).to(memory_format=torch.channels_last)
+    # Untrained heads find everything or nothing: shift background until as many pairs pass as in a busy street.
+    settle_background(quick, [head.classes.pointwise for head in quick.heads], lambda: quick.predict([picture()]))
+    model.anchors = to_centers(corners)  # for loss and post-processing: the same anchors on both sides
+    model.score_threshold, model.nms_iou, model.max_detections = 0.001, 0.55, 300  # torchvision's
+
+    def loss() -> None:
+        output = SSDOutput(*(part.requires_grad_() for part in raw))
+        torch.autograd.grad(sum(model.losses(None, boxes, output=output).values()), output)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            total = sum(trained.losses(images, step_boxes).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+
+    return {
+        "loss": loss,
+        "post": lambda: model.predict(empty, output=SSDOutput(*busy)),
+        "predict": lambda: quick.predict([picture()]),
+        "step": step,
+    }
+
+
+def theirs() -> dict[str, Action]:
+    """Their side of each test: torchvision's."""
+    model, trained = their_model().eval(), their_model().train()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=1e-4, momentum=0.9, weight_decay=4e-5)
+    anchors, one = torchvision_anchors(model, batch=32), torchvision_anchors(model, batch=1)
+    raw, busy = raw_output(32, len(one[0])), raw_output(1, len(one[0]), scale=3.0)
+    boxes, step_boxes = as_lists(random_targets(32, count=8)), as_lists(random_targets(16, count=8))
+    images = list(step_images().float() / 255)
+    quick = their_model().eval()
+    quick.score_thresh = 0.01
+
+    def loss() -> None:
+        logits, offsets = (part.requires_grad_() for part in raw)
         matched = [
-            theirs.proposal_matcher(torchvision.ops.box_iou(target["boxes"], own))
-            for target, own in zip(lists, anchors, strict=True)
+            model.proposal_matcher(torchvision.ops.box_iou(target["boxes"], own))
+            for target, own in zip(boxes, anchors, strict=True)
         ]
-        losses = theirs.compute_loss(lists, output, anchors, matched)
+        losses = model.compute_loss(boxes, {"cls_logits": logits, "bbox_regression": offsets}, anchors, matched)
         torch.autograd.grad(sum(losses.values()), (logits, offsets))
 
-    with SameAnchors(ours, anchors[0]):
+    @torch.no_grad()
+    def post() -> None:
+        output = {"cls_logits": busy[0], "bbox_regression": busy[1]}
+        model.postprocess_detections(output, one, [(SIDE, SIDE)])
 
-        def run_ours() -> None:
-            output = SSDOutput(logits.requires_grad_(), offsets.requires_grad_())
-            losses = ours.losses(None, targets, output=output)
-            torch.autograd.grad(sum(losses.values()), (logits, offsets))
+    @torch.no_grad()
+    def predict() -> None:
+        quick([torch.from_numpy(picture()).permute(2, 0, 1).float() / 255])
 
-        return compare("matching + loss, batch 32, 8 boxes, 91 columns", run_theirs, run_ours, turns=turns)
+    def step() -> None:
+        total = sum(trained(images, step_boxes).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
 
-
-def post_processing(ours: SSD, theirs: nn.Module, *, turns: int) -> Row:
-    """From busy logits, of which hundreds of thousands pass the threshold, to boxes; both keep 300."""
-    batch = 1
-    anchors = torchvision_anchors(theirs, batch=batch)
-    logits = torch.randn(batch, len(anchors[0]), COLUMNS) * 3
-    offsets = torch.randn(batch, len(anchors[0]), 4)
-    images = torch.zeros(batch, 3, SIDE, SIDE)
-    settings = {"score_threshold": theirs.score_thresh, "nms_iou": theirs.nms_thresh, "max_detections": 300}
-    before = {name: getattr(ours, name) for name in settings}
-    vars(ours).update(settings)
-
-    def run_theirs() -> None:
-        output = {"cls_logits": logits, "bbox_regression": offsets}
-        theirs.postprocess_detections(output, anchors, [(SIDE, SIDE)] * batch)
-
-    with torch.no_grad(), SameAnchors(ours, anchors[0]):
-        row = compare(
-            "post-processing of busy logits, batch 1",
-            run_theirs,
-            lambda: ours.predict(images, output=SSDOutput(logits, offsets)),
-            turns=turns,
-        )
-    vars(ours).update(before)
-    return row
+    settle_background(quick, [part[1] for part in quick.head.classification_head.module_list], predict)
+    return {"loss": loss, "post": post, "predict": predict, "step": step}
 
 
-def whole_predict(ours: SSD, theirs: nn.Module, *, turns: int) -> Row:
-    """From a decoded 640x480 picture to boxes, batch 1, with the same number of candidates on both sides."""
-    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    ours.eval()
-    theirs.eval()
-    quick = fold_batchnorm(ours).to(memory_format=torch.channels_last)
-
-    def run_theirs() -> None:
-        theirs([torch.from_numpy(picture).permute(2, 0, 1).float() / 255])
-
-    with torch.no_grad():
-        theirs.score_thresh = quick.score_threshold
-        # Untrained heads find everything or nothing: shift background until as many pairs pass as in a busy street.
-        settle_background(quick, [head.classes.pointwise for head in quick.heads], lambda: quick.predict([picture]))
-        settle_background(theirs, [part[1] for part in theirs.head.classification_head.module_list], run_theirs)
-        return compare(
-            "whole predict of a 640x480 picture, batch 1", run_theirs, lambda: quick.predict([picture]), turns=turns
-        )
+@functools.cache
+def picture() -> np.ndarray:
+    """A decoded picture, uint8 [480, 640, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
 
 
-def training_step(ours: SSD, theirs: nn.Module, *, turns: int) -> Row:
-    """Forward, loss, backward and optimiser step on 16 pictures of 320x320."""
-    batch = 16
-    images = torch.randint(0, 256, (batch, 3, SIDE, SIDE), dtype=torch.uint8)
-    floats = list(images.float() / 255)
-    targets = random_targets(batch, count=8)
-    lists = as_lists(targets)
-    module = VisionModule(ours.train())
-    packed = images.contiguous(memory_format=torch.channels_last)
-    our_optimizer = torch.optim.SGD(module.parameter_groups(), lr=1e-4, momentum=0.9, weight_decay=4e-5, fused=True)
-    theirs.train()
-    their_optimizer = torch.optim.SGD(theirs.parameters(), lr=1e-4, momentum=0.9, weight_decay=4e-5)
-    mixed = fast_bfloat16("cpu")
-
-    def run_theirs() -> None:
-        loss = sum(theirs(floats, lists).values())
-        their_optimizer.zero_grad()
-        loss.backward()
-        their_optimizer.step()
-
-    def run_ours() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = sum(ours.losses(packed, targets).values())
-        our_optimizer.zero_grad()
-        loss.backward()
-        our_optimizer.step()
-
-    return compare("whole training step, batch 16", run_theirs, run_ours, turns=turns)
+def step_images() -> Tensor:
+    """A training batch, uint8 [16, 3, 320, 320]."""
+    return torch.randint(0, 256, (16, 3, SIDE, SIDE), dtype=torch.uint8)
 
 
-def compare(name: str, theirs: Callable[[], object], ours: Callable[[], object], *, turns: int) -> Row:
-    """Run both in turns after two rounds of warm-up; the medians."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(turns + 2):
-        for side, run in zip(times, (theirs, ours), strict=True):
-            started = time.perf_counter()
-            run()
-            if turn >= 2:
-                side.append(time.perf_counter() - started)
-    return Row(name, median(times[0]), median(times[1]))
+def raw_output(batch: int, anchors: int, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Random logits and offsets."""
+    return torch.randn(batch, anchors, COLUMNS) * scale, torch.randn(batch, anchors, 4)
 
 
 def random_targets(batch: int, *, count: int) -> Targets:
@@ -239,7 +263,8 @@ def settle_background(model: nn.Module, predictors: list[nn.Conv2d], run: Callab
         p.register_forward_hook(lambda _, __, out: seen.append(out.permute(0, 2, 3, 1).reshape(-1, COLUMNS)))
         for p in predictors
     ]
-    run()
+    with torch.no_grad():
+        run()
     for hook in hooks:
         hook.remove()
     logits = torch.cat(seen)
@@ -253,21 +278,6 @@ def settle_background(model: nn.Module, predictors: list[nn.Conv2d], run: Callab
         low, high = (middle, high) if passing > CANDIDATES else (low, middle)
     for predictor in predictors:
         predictor.bias.data.view(-1, COLUMNS)[:, 0] += high
-
-
-class SameAnchors:
-    """Within the block, our model works on torchvision's anchors: both sides then have the same amount of work."""
-
-    def __init__(self, model: SSD, corners: Tensor) -> None:
-        self.model, self.anchors = model, to_centers(corners)
-
-    def __enter__(self) -> None:
-        """Swap."""
-        self.model.anchors, self.anchors = self.anchors, self.model.anchors
-
-    def __exit__(self, *_: object) -> None:
-        """Swap back."""
-        self.__enter__()
 
 
 if __name__ == "__main__":

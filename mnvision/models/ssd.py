@@ -199,9 +199,9 @@ class SSD(TaskModel):
         logits, offsets = self(images) if output is None else output
         logits, offsets = logits.float(), offsets.float()  # box maths and sums in float32 whatever the network used
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            labels, boxes = match(self.anchors, targets, threshold=self.matching_iou)
+            labels, index = match(self.anchors, targets, threshold=self.matching_iou)
             batch, rows = (labels > 0).nonzero(as_tuple=True)
-            wanted = encode(boxes[batch, rows], self.anchors[rows])
+            wanted = encode(targets.boxes[batch, index[batch, rows]], self.anchors[rows])
         with torch.autocast(logits.device.type, enabled=False):
             count = max(1, len(rows))
             positive = offsets.flatten(0, 1).index_select(0, batch * offsets.shape[1] + rows)

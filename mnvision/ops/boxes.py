@@ -30,8 +30,9 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Shared area of every pair, [..., M, N], of boxes a [..., M, 4] and b [..., N, 4], both xyxy."""
-    ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)  # [..., M, 1]
-    bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)  # [..., 1, N]
+    # Coordinates first and contiguous: the strided columns of [N, 4] would keep every operation from vectorising.
+    ax1, ay1, ax2, ay2 = a.movedim(-1, 0).contiguous().unsqueeze(-1).unbind(0)  # [..., M, 1]
+    bx1, by1, bx2, by2 = b.movedim(-1, 0).contiguous().unsqueeze(-2).unbind(0)  # [..., 1, N]
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
     height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)
     return width.mul_(height)

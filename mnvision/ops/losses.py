@@ -38,7 +38,7 @@ def hardest_negatives(logits: Tensor, labels: Tensor, *, ratio: float, kind: Cla
         kind: Form of the class loss, which ranks the anchors.
     """
     if kind == "softmax":
-        wrong = -logits.log_softmax(-1)[..., 0]  # one fused pass; logsumexp takes five
+        wrong = -logits.softmax(-1)[..., 0]  # ranks as the loss does, in one fused pass; logsumexp takes five
     else:
         # softplus of the object columns as -log sigmoid(-x), which is vectorised
         wrong = -logits[..., 1:].neg().sigmoid_().log_().sum(-1) - F.logsigmoid(logits[..., 0])

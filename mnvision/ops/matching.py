@@ -25,12 +25,13 @@ def match(anchors: Tensor, targets: Targets, *, threshold: float = 0.5) -> tuple
 
     Returns:
         labels: int64 [B, A]: 1..K where matched, 0 for background, ``IGNORED`` where the anchor learns nothing.
-        boxes: float32 [B, A, 4] xyxy of the matched box; meaningless where the label is not positive.
+        index: int64 [B, A]: row of the matched box in ``targets.boxes``; meaningless where the label is not positive.
     """
     batch, count = targets.labels.shape
     corners = to_corners(anchors)
     if count == 0:
-        return targets.labels.new_zeros(batch, len(anchors)), targets.boxes.new_zeros(batch, len(anchors), 4)
+        nothing = targets.labels.new_zeros(batch, len(anchors))
+        return nothing, nothing
     real = (targets.labels > 0) & ~targets.crowd  # [B, M]
     # Boxes come first and anchors last, so that the long axis is the contiguous one.
     overlap = iou(targets.boxes, corners).masked_fill_(~real.unsqueeze(-1), -1.0)  # [B, M, A]
@@ -46,5 +47,4 @@ def match(anchors: Tensor, targets: Targets, *, threshold: float = 0.5) -> tuple
         inside = intersection(targets.boxes, corners) / area(corners)  # share of each anchor, [B, M, A]
         hidden = inside.masked_fill_(~crowd.unsqueeze(-1), 0.0).amax(dim=1) >= 0.5
         labels = torch.where(hidden & ~positive, IGNORED, labels)
-    boxes = targets.boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-    return labels, boxes
+    return labels, index

@@ -39,6 +39,7 @@ def best_candidates(
         top_k: Pairs kept a picture.
     """
     classes = scores.shape[-1]
+    scores = scores.nan_to_num(-1.0)  # a NaN would come first and push real detections out
     # The best N pairs lie on at most N anchors, those with the best maxima: two short selections, not one long one.
     anchors_kept = min(top_k, scores.shape[1])
     _, rows = scores.amax(dim=-1).topk(anchors_kept, dim=1)  # [B, R]
@@ -65,11 +66,13 @@ def suppress(candidates: Candidates, *, iou: float, max_detections: int, image_s
     boxes, scores, labels = candidates
     count = scores.shape[1]
     # Every class moves to a square of its own, so that boxes of different classes never overlap.
-    # float64: with float32 the far squares would lose the fractions of a pixel.
-    apart = boxes.double() + (labels * (image_size + 1)).unsqueeze(-1)
+    # float64: with float32 the far squares would lose the fractions of a pixel. Apple's GPUs have none.
+    device = torch.device("cpu") if boxes.device.type == "mps" else boxes.device
+    apart = boxes.to(device).double() + (labels.to(device) * (image_size + 1)).unsqueeze(-1)
+    ranks = scores.to(device).double()
     alive = torch.zeros_like(scores, dtype=torch.bool)
     for row, number in enumerate((scores > 0).sum(1).tolist()):  # best first: the usable ones are a prefix
-        alive[row, torchvision.ops.nms(apart[row, :number], scores[row, :number].double(), iou)] = True
+        alive[row, torchvision.ops.nms(apart[row, :number], ranks[row, :number], iou).to(alive.device)] = True
     final, order = scores.masked_fill(~alive, -1.0).topk(min(max_detections, count), dim=1)
     empty = final < 0
     return Candidates(
