@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -62,12 +63,20 @@ def run_folder(cfg: Mapping[str, Any]) -> Path:
 def write_pictures(
     model: TaskModel, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
 ) -> list[Path]:
-    """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``."""
-    chosen = np.unique(np.linspace(0, len(annotations) - 1, min(count, len(annotations))).round().astype(int))
+    """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``.
+
+    A picture that cannot be read is left out: the numbers of the run are there already.
+    """
+    chosen = np.unique(np.linspace(0, len(annotations) - 1, min(count, len(annotations))).round().astype(int)).tolist()
+    sources = [image_folder / annotations.file_name(index) for index in chosen]
     written = []
     model.eval()
-    for index in chosen.tolist():
-        image = read_image(image_folder / annotations.file_name(index))
+    for index, source, name in zip(chosen, sources, annotated_names(sources), strict=True):
+        try:
+            image = read_image(source)
+        except UserError as error:
+            logger.warning("not drawn: %s", error)
+            continue
         rows = annotations.rows(index)
         drawn = draw_detections(
             image,
@@ -76,19 +85,36 @@ def write_pictures(
             score_threshold=PICTURE_THRESHOLD,
             ground_truth=annotations.boxes[rows],
         )
-        path = folder / "pictures" / (Path(annotations.file_name(index)).stem + ".jpg")
+        path = folder / "pictures" / name
         write_picture(path, drawn)
         written.append(path)
     return written
 
 
-def annotated_name(path: Path, pictures: Sequence[Path]) -> str:
-    """A file name for the annotated copy that no other picture gets: with its folders and suffix where need be."""
-    base = Path(os.path.commonpath([picture.parent for picture in pictures]))
-    relative = path.relative_to(base)
-    twins = [other for other in pictures if other.with_suffix("") == path.with_suffix("")]
-    name = "__".join(relative.with_suffix("").parts)
-    return f"{name}{path.suffix.replace('.', '_') if len(twins) > 1 else ''}.jpg"
+def annotated_names(pictures: Sequence[Path]) -> list[str]:
+    """File names for the annotated copies, no two the same: with folders, suffix and number where need be.
+
+    >>> annotated_names([Path("in/cat.jpg"), Path("in/dog.jpg"), Path("in/dog.png"), Path("in/a/dog.jpg")])
+    ['cat.jpg', 'dog_jpg.jpg', 'dog_png.jpg', 'a__dog.jpg']
+    """
+    if not pictures:
+        return []
+    paths = [Path(os.path.abspath(picture)) for picture in pictures]
+    base = os.path.commonpath([path.parent for path in paths])
+    twins = Counter(path.with_suffix("") for path in paths)
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in paths:
+        stem = "__".join(path.relative_to(base).with_suffix("").parts)
+        if twins[path.with_suffix("")] > 1:
+            stem += path.suffix.replace(".", "_")
+        name, number = f"{stem}.jpg", 1
+        while name.lower() in taken:  # on some systems capitals make no other file
+            number += 1
+            name = f"{stem}-{number}.jpg"
+        taken.add(name.lower())
+        names.append(name)
+    return names
 
 
 def prediction_entry(

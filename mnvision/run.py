@@ -29,7 +29,7 @@ from mnvision.models.base import TaskModel
 from mnvision.models.ssd import SSD
 from mnvision.module import VisionModule
 from mnvision.ops.image import read_image
-from mnvision.outputs import annotated_name, prediction_entry, run_folder, write_picture, write_pictures
+from mnvision.outputs import annotated_names, prediction_entry, run_folder, write_picture, write_pictures
 from mnvision.profiler import profile
 from mnvision.report import write_report
 from mnvision.visualize import draw_detections
@@ -172,13 +172,14 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         model = model.to(memory_format=torch.channels_last)
     folder = run_folder(cfg)
     logger.info("%s", line)
+    names = dict(zip(pictures, annotated_names(pictures), strict=True))
     entries: list[dict[str, Any]] = []
     failures: list[str] = []
     started = time.perf_counter()
     for batch in _batches(pictures, size=cfg["batch_size"], failures=failures):
         found = model.predict([image for _, image in batch], score_threshold=cfg["score_threshold"])
         for (path, image), detections in zip(batch, found, strict=True):
-            annotated = folder / "pictures" / annotated_name(path, pictures)
+            annotated = folder / "pictures" / names[path]
             write_picture(annotated, draw_detections(image, detections, model.spec.classes))
             entries.append(prediction_entry(path, image, detections, spec=model.spec, annotated=annotated.name))
     seconds = time.perf_counter() - started

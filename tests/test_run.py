@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ import mnvision
 from mnvision import build, cli, outputs, run
 from mnvision.backbones.folding import is_folded
 from mnvision.checkpoint import load_model, save_model
+from mnvision.data.coco import read_coco
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.scenes import CLASSES
 from mnvision.data.shapes import CATEGORY_IDS
@@ -222,6 +224,34 @@ def test_processes_that_another_program_starts_need_a_folder(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
     for name in ("one", "two"):
         assert outputs.run_folder({"output_dir": name}) == tmp_path / name
+
+
+def test_every_annotated_picture_has_a_name_of_its_own():
+    names = ["a/b.jpg", "a__b.jpg", "a__b-2.jpg", "c.png", "C.jpg", "d.jpg", "d.png", "d.jpg"]
+    made = outputs.annotated_names([Path("in") / name for name in names])
+    assert made[:4] == ["a__b.jpg", "a__b-2.jpg", "a__b-2-2.jpg", "c.jpg"]
+    assert made[4:] == ["C-2.jpg", "d_jpg.jpg", "d_png.jpg", "d_jpg-2.jpg"]
+    assert outputs.annotated_names([]) == []
+
+
+def test_many_annotated_pictures_are_named_in_no_time():
+    pictures = [Path(f"in/{number}.jpg") for number in range(20_000)]
+    started = time.perf_counter()
+    assert outputs.annotated_names(pictures)[-1] == "19999.jpg"
+    assert time.perf_counter() - started < 20  # comparing all with all takes minutes
+
+
+def test_a_picture_that_cannot_be_drawn_is_left_out(finished, tmp_path, caplog):
+    folder, _, cfg = finished
+    [made] = Path(cfg["data"]["root"]).glob("v*-seed0-*")
+    images = shutil.copytree(made / "train", tmp_path / "train")
+    (images / "100007.jpg").write_bytes(b"no picture")
+    annotations = read_coco(made / "annotations" / "train.json", image_folder=images)
+    model = load_model(folder / "checkpoints" / "best.ckpt")
+    written = outputs.write_pictures(model, annotations, images, folder=tmp_path, count=3)
+    assert [path.name for path in written] == ["100001.jpg", "100012.jpg"]
+    assert all(path.is_file() for path in written)
+    assert "100007.jpg" in caplog.text
 
 
 # eval
