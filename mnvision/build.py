@@ -21,9 +21,8 @@ from mnvision.data.datamodule import DetectionDataModule
 from mnvision.errors import UserError
 from mnvision.hardware import fast_bfloat16, keep_freed_memory
 from mnvision.models.base import TaskModel
-from mnvision.models.create import create_model
+from mnvision.models.create import create_model, resolve_image_size
 from mnvision.module import MakeOptimizer, Schedule
-from mnvision.ops.resolution import input_size
 from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -48,6 +47,7 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
         alpha=backbone.pop("alpha"),
         rho=backbone.pop("rho"),
         image_size=task.pop("image_size"),
+        preferred_size=cfg["data"].get("image_size"),
         classes=classes,
         category_ids=category_ids,
         weights=task.pop("weights"),
@@ -58,8 +58,16 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
 
 
 def build_preprocessing(cfg: Config) -> Preprocessing:
-    """The input size of the task and backbone sections; its normalisation is the model's affair."""
-    return Preprocessing(input_size(cfg["task"]["image_size"], cfg["backbone"]["rho"]))
+    """The input size that ``build_model`` will choose; its normalisation is the model's affair."""
+    task = cfg["task"]
+    size = resolve_image_size(
+        task["name"],
+        image_size=task["image_size"],
+        rho=cfg["backbone"]["rho"],
+        weights=task["weights"],
+        preferred=cfg["data"].get("image_size"),
+    )
+    return Preprocessing(size)
 
 
 def build_data(
@@ -73,6 +81,7 @@ def build_data(
         class_table: Class names and category ids that the data has to adopt, such as a checkpoint holds.
     """
     options = dict(cfg["data"])
+    options.pop("image_size", None)  # what it prefers; ``preprocessing`` holds what was chosen
     if "seed" in options:  # of the generated scenes; the run's seed decides on order and augmentation
         options["shapes_seed"] = options.pop("seed")
     return DetectionDataModule(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"])

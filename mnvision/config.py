@@ -243,9 +243,10 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
 
     if (scales := right("task.min_scale", "task.max_scale")) and scales[0] >= scales[1]:
         yield "task.min_scale", f"expected less than task.max_scale {scales[1]}, got {scales[0]}"
-    if size := right("task.image_size", "backbone.rho"):
+    # Without either size it is the weights' or the task's own, which building the model finds out.
+    if (sizes := right("task.image_size", "data.image_size", "backbone.rho")) and (size := sizes[0] or sizes[1]):
         try:
-            input_size(*size)
+            input_size(size, sizes[2])
         except UserError as error:
             yield "backbone.rho", str(error)
     if (steps := right("scheduler.milestones")) and any(a >= b for a, b in zip(steps[0], steps[0][1:], strict=False)):

@@ -44,7 +44,7 @@ class SSD:
     """Keys of ``task`` where its name is ``ssd``."""
 
     name: Literal["ssd"]
-    image_size: Pixels
+    image_size: Pixels | None
     form: Literal["paper", "lite"] | None
     weights: Weights | None
     loss: Literal["softmax", "sigmoid", "focal"] | None
@@ -93,6 +93,7 @@ class Coco:
     augment: Literal["none", "flip", "ssd"]
     bad_images: Literal["error", "skip"]
     classes: list[str] | None
+    image_size: Pixels | None
 
 
 @dataclasses.dataclass

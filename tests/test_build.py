@@ -9,7 +9,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mnvision import build
 from mnvision.build import BestCheckpoint, LastCheckpoint
+from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
+from mnvision.models.create import create_model
 from mnvision.types import Preprocessing
 from tests.runs import TINY, configure
 
@@ -172,6 +174,37 @@ def test_data_and_model_agree_on_the_input_size(size, rho, expected):
     cfg = configure("train", f"task.image_size={size}", f"backbone.rho={rho}", "backbone.alpha=0.25")
     assert build.build_preprocessing(cfg).size == expected
     assert build.build_model(cfg, classes=["a"], category_ids=[1]).preprocessing.size == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "backbone.alpha=0.75"], 224),
+        (["train", "data=coco", "data.root=x"], 300),
+        (["train", "data=coco", "data.root=x", "data.image_size=160"], 160),
+        (["train", "backbone.rho=0.571"], 128),
+        (["train", "task.image_size=64"], 64),
+        (["train", "experiment=paper_ssd300", "data=shapes"], 300),
+        (["train", "task.weights=own"], 96),
+        (["predict", "task.weights=own", "source=x"], 96),
+        (["predict", "task.weights=own", "source=x", "backbone.rho=0.5"], 96),  # theirs contains their rho
+        (["eval", "task.weights=own", "task.image_size=128"], 128),
+        (["predict", "task.weights=published", "source=x", "backbone.alpha=0.75"], 300),
+    ],
+)
+def test_input_size_of_commands(words, expected, tmp_path, request):
+    """Explicit, else as the weights were trained, else what the data prefers, else the task's own."""
+    if "task.weights=own" in words:
+        save_model(create_model("ssd", alpha=0.25, image_size=96, num_classes=1), tmp_path / "own.ckpt")
+        words = [*words, f"task.weights={tmp_path}/own.ckpt", "backbone.alpha=0.25"]
+    if "task.weights=published" in words:
+        folder = request.getfixturevalue("shared_weights")
+        words = [*words, f"task.weights={folder}/ssd_mobilenet_v1_0.75_300_coco.npz"]
+    cfg = configure(*words)
+    assert build.build_preprocessing(cfg).size == expected
+    assert build.build_model(cfg, classes=["a"], category_ids=[1]).preprocessing.size == expected
+    if cfg["data"]["name"] == "shapes":
+        assert build.build_data(cfg, preprocessing=Preprocessing(expected)).preprocessing.size == expected
 
 
 def test_the_model_takes_its_sections():

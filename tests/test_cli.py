@@ -430,7 +430,7 @@ def test_help_of_a_command_lists_groups_and_values(start, command):
     assert (status, err) == (0, "")
     assert out.startswith(f"mnvision {command}: ")
     assert "\noptimizer: adamw, rmsprop, sgd\n" in out
-    assert "\n  image_size: 300\n" in out
+    assert "\n  matching_iou: 0.5\n" in out
     assert "Powered by" not in out
 
 

@@ -167,7 +167,7 @@ BAD = [
         {"backbone.padding": "sme"},
         ["backbone.padding: expected symmetric, same or null, got 'sme'; did you mean same?"],
     ),
-    ({"task.image_size": 31}, ["task.image_size: expected an integer >= 32, got 31"]),
+    ({"task.image_size": 31}, ["task.image_size: expected an integer >= 32 or null, got 31"]),
     ({"task.score_threshold": 1.1}, ["task.score_threshold: expected a number >= 0 and <= 1, got 1.1"]),
     ({"task.matching_iou": 0}, ["task.matching_iou: expected a number > 0 and <= 1, got 0"]),
     ({"task.weights": ""}, ["task.weights: expected a name or a path of weights or null, got ''"]),

@@ -51,6 +51,7 @@ def create_model(
     alpha: float = 1.0,
     rho: float = 1.0,
     image_size: int | None = None,
+    preferred_size: int | None = None,
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
     category_ids: Sequence[int] | None = None,
@@ -68,8 +69,10 @@ def create_model(
         task: A key of ``TASKS``, such as ``ssd``.
         backbone: A name of ``list_backbones()``.
         alpha: Width multiplier.
-        rho: Resolution multiplier of ``image_size``.
-        image_size: Side of the input in pixels at rho 1; by default the task's own (300 for ssd).
+        rho: Resolution multiplier of the input's side, see ``resolve_image_size``.
+        image_size: Side of the input in pixels at rho 1; by default that of ``weights``, else ``preferred_size``, else
+            the task's own (300 for ssd).
+        preferred_size: The side that suits the data.
         num_classes: Classes without background, where they have no names.
         classes: Names of the classes; by default those of ``weights``.
         category_ids: The data set's own ids of the classes; by default 1, 2, 3...
@@ -103,7 +106,7 @@ def create_model(
             f"create_model() got {len(classes)} classes, {len(category_ids)} category_ids and "
             f"num_classes={num_classes}; expected as many of each"
         )
-    size = input_size(image_size or IMAGE_SIZES.get(task, 224), rho)
+    size = resolve_image_size(task, image_size=image_size, rho=rho, weights=whole, preferred=preferred_size)
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
         task=task,
@@ -121,6 +124,31 @@ def create_model(
     model = build_model(spec)
     _load(model, whole=whole, part=part)
     return model
+
+
+def resolve_image_size(
+    task: str, *, image_size: int | None, rho: float, weights: Weights | str | None, preferred: int | None
+) -> int:
+    """The side of a model's input in pixels; the first of these that is known decides.
+
+    ``image_size`` times ``rho``; the side that the weights were trained at, in which their rho is contained;
+    ``preferred`` times ``rho``; the task's own side times ``rho``.
+
+    Args:
+        task: A key of ``TASKS``.
+        image_size: What the user asks for.
+        rho: Resolution multiplier.
+        weights: Of the whole model: those of a backbone alone leave the size open.
+        preferred: What suits the data.
+
+    Raises:
+        UserError: If the weights cannot be read, or the side is less than a stride of the network.
+    """
+    if image_size is None and weights:
+        settings = (read_weights(weights) if isinstance(weights, str) else weights).settings
+        if "image_size" in settings:
+            return int(settings["image_size"])
+    return input_size(image_size or preferred or IMAGE_SIZES.get(task, 224), rho)
 
 
 def _load(model: TaskModel, *, whole: Weights | None, part: Weights | None) -> None:

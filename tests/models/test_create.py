@@ -11,7 +11,7 @@ from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec
 from mnvision.models.classifier import Classifier
-from mnvision.models.create import build_model, create_model
+from mnvision.models.create import build_model, create_model, resolve_image_size
 from mnvision.models.ssd import SSD
 from mnvision.types import Preprocessing
 from tests.runs import state
@@ -84,6 +84,43 @@ def test_every_option_arrives():
     assert {part.momentum for part in model.modules() if isinstance(part, nn.BatchNorm2d)} == {0.01}
     assert not any(part.training for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d))
     assert not model.backbone.stem.conv.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, 300),
+        ({"rho": 0.5}, 160),  # 150, to whole strides
+        ({"preferred": 224}, 224),
+        ({"preferred": 224, "rho": 0.857}, 192),
+        ({"preferred": 224, "image_size": 128}, 128),
+        ({"preferred": 224, "image_size": 128, "rho": 0.5}, 64),
+    ],
+)
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_who_decides_on_the_input_size(known, expected, with_weights, tmp_path):
+    weights = None
+    if with_weights:
+        weights = str(tmp_path / "ssd.ckpt")
+        save_model(create_model("ssd", alpha=0.25, image_size=192, rho=0.5, num_classes=2), weights)
+        if "image_size" not in known:
+            expected = 96  # as they were trained, whatever rho and the data are
+    known = {"image_size": None, "preferred": None, "rho": 1.0, **known}
+    assert resolve_image_size("ssd", weights=weights, **known) == expected
+    known["preferred_size"] = known.pop("preferred")
+    model = create_model("ssd", alpha=0.25, weights=weights, num_classes=2, **known)
+    assert model.preprocessing.size == model.spec.preprocessing.size == expected
+
+
+def test_weights_of_unknown_size_leave_it_to_the_data(tmp_path):
+    model = create_model("ssd", alpha=0.25, image_size=64, num_classes=2)
+    torch.save(model.state_dict(), tmp_path / "bare.pt")
+    again = create_model("ssd", alpha=0.25, weights=str(tmp_path / "bare.pt"), num_classes=2, preferred_size=96)
+    assert again.preprocessing.size == 96
+
+
+def test_weights_of_a_backbone_leave_the_input_size_open(classifier_weights):
+    assert create_model("ssd", alpha=0.25, num_classes=2, backbone_weights=classifier_weights).preprocessing.size == 300
 
 
 def test_a_spec_builds_the_same_model_again():
