@@ -185,6 +185,7 @@ def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Se
         words = [word.lstrip("+") for word in hydra_cfg.overrides.task]
         logger.info("run %s of the sweep: %s", hydra_cfg.job.num, " ".join(words))
     plain["overrides"] = override_keys(hydra_cfg.overrides.task)
+    plain["override_words"] = [word.lstrip("+") for word in hydra_cfg.overrides.task]
 
     from mnvision import run  # torch and lightning: seconds that a typo does not wait for
 

@@ -60,8 +60,9 @@ def to_plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_yaml(cfg: Mapping[str, Any]) -> str:
-    """A plain configuration as YAML text, without the list of what the command line changed."""
-    return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in cfg.items() if key != "overrides"}))
+    """A plain configuration as YAML text, without the lists of what the command line changed."""
+    left_out = ("overrides", "override_words")
+    return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in cfg.items() if key not in left_out}))
 
 
 def find_problems(cfg: Mapping[str, Any], *, command: str) -> list[Problem]:

@@ -36,6 +36,8 @@ from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
+# Keys of the trainer that the numbers of an evaluation depend on.
+MEASURING = ("trainer.precision", "trainer.channels_last", "trainer.limit_val_batches")
 
 
 def train(cfg: Config) -> dict[str, float]:
@@ -101,7 +103,10 @@ def train(cfg: Config) -> dict[str, float]:
         write_pictures(
             model, data.val_annotations, data.image_folder("val"), folder=folder, count=cfg["trainer"]["pictures"]
         )
-        _report(module, cfg, folder=folder, numbers=numbers, model=f"ckpt={best}")
+        _report(
+            module, cfg, folder=folder, numbers=numbers, commands=reproduce({**cfg, "override_words": []}, ckpt=best)
+        )
+        logger.info("model: %s", best)
     return numbers
 
 
@@ -139,8 +144,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
         write_pictures(
             model, annotations, data.image_folder(cfg["split"]), folder=folder, count=cfg["trainer"]["pictures"]
         )
-        model_given = f"ckpt={cfg['ckpt']}" if saved is not None else f"task.weights={cfg['task']['weights']}"
-        _report(module, cfg, folder=folder, numbers=numbers, model=model_given)
+        _report(module, cfg, folder=folder, numbers=numbers, commands=reproduce(cfg, ckpt=cfg["ckpt"]))
     return numbers
 
 
@@ -205,7 +209,7 @@ def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> 
     given = set(cfg["overrides"])
     recalled = dict(cfg)
     for section, values in saved.items():
-        if section in given | {"overrides", "resume", "ckpt", "output_dir"}:
+        if section in given | {"overrides", "override_words", "resume", "ckpt", "output_dir"}:
             continue
         if not isinstance(values, dict):
             if keys is None:
@@ -309,12 +313,43 @@ def _describe(folder: Path, model: TaskModel, cfg: Config) -> None:
     (folder / "profile.csv").write_text(profile(model).csv(), encoding="utf-8")
 
 
-def _report(module: VisionModule, cfg: Config, *, folder: Path, numbers: Mapping[str, float], model: str) -> None:
-    """Write ``report.html``, and say where everything is."""
+def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
+    """The commands that measure a model again and use it, each as its arguments.
+
+    A checkpoint brings its own data section, so that only what the user changed is said again; what is built from the
+    configuration needs all of the user's words.
+
+    Args:
+        cfg: The configuration; ``cfg["override_words"]`` is what the user typed.
+        ckpt: The checkpoint, if the model comes from one.
+    """
+
+    def typed(*keys: str) -> list[str]:
+        named = [(word, word.lstrip("~").split("=", 1)[0]) for word in cfg["override_words"]]
+        return [word for word, key in named if key in keys or key.split(".")[0] in keys]
+
+    source = "source=photos/"
+    if ckpt is not None:
+        split = ["split=train"] if cfg.get("split") == "train" else []
+        changed = typed("data", *MEASURING)
+        return [
+            ["mnvision", "eval", f"ckpt={ckpt}", *split, *changed],
+            ["mnvision", "predict", f"ckpt={ckpt}", source],
+        ]
+    sections = ("task", "backbone", "data", "experiment")
+    return [
+        ["mnvision", "eval", *typed(*sections, "optimizer", "scheduler", "trainer", "seed", "split")],
+        ["mnvision", "predict", *typed(*sections), source],
+    ]
+
+
+def _report(
+    module: VisionModule, cfg: Config, *, folder: Path, numbers: Mapping[str, float], commands: Sequence[Sequence[str]]
+) -> None:
+    """Write ``report.html``, and say where it is."""
     metric, spec = module.metric, module.model.spec
     if not isinstance(metric, CocoMetric):
         raise TypeError(f"a report needs a CocoMetric, got {type(metric).__name__}")
-    data = [f"data.{key}={cfg['data'][key]}" for key in ("root",) if cfg["data"][key]]
     page = write_report(
         folder,
         title=f"{spec.task} on {spec.backbone_options['name']}, alpha {spec.backbone_options['alpha']:g}",
@@ -326,14 +361,9 @@ def _report(module: VisionModule, cfg: Config, *, folder: Path, numbers: Mapping
         numbers=numbers,
         per_class=metric.per_class(),
         per_class_50=metric.per_class(number="map_50"),
-        commands=[
-            ["mnvision", "eval", model, f"data={cfg['data']['name']}", *data],
-            ["mnvision", "predict", model, "source=photos/"],
-        ],
+        commands=commands,
     )
     logger.info("report: %s", page)
-    if model.startswith("ckpt="):
-        logger.info("model: %s", model.removeprefix("ckpt="))
 
 
 def _unfold(model: TaskModel, data: Any, *, batches: int) -> None:

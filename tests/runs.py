@@ -41,7 +41,7 @@ def configure(command: str, *words: str) -> dict[str, Any]:
     with initialize_config_module("mnvision.conf", version_base="1.3"):
         cfg = compose(command, overrides=overrides)
     validate(cfg, command=command)
-    return {**to_plain(cfg), "overrides": override_keys(overrides)}
+    return {**to_plain(cfg), "overrides": override_keys(overrides), "override_words": [*words]}
 
 
 def detector(*, seed: int = 0, size: int = 64, classes: int = 3, **options: Any) -> TaskModel:

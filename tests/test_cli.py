@@ -98,6 +98,7 @@ def test_a_command_gets_plain_valid_values(run, start, command, function, argume
     assert type(cfg["scheduler"]["milestones"]) is list
     assert cfg["backbone"]["alpha"] == 0.5
     assert cfg["overrides"] == [*(word.split("=")[0] for word in arguments), "backbone.alpha"]
+    assert cfg["override_words"][-1] == "backbone.alpha=0.5"
     assert "hydra" not in cfg
     # a process that Lightning starts with sys.argv does the same
     assert argv == ["prog", *words, "backbone.alpha=0.5"]

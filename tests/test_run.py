@@ -127,7 +127,7 @@ def test_the_folder_holds_what_a_run_leaves(finished):
         "pictures/100012.jpg",
     }
     written = yaml.safe_load((folder / "config.yaml").read_text())
-    assert written == {key: value for key, value in cfg.items() if key != "overrides"}
+    assert written == {key: value for key, value in cfg.items() if key not in ("overrides", "override_words")}
     assert cv2.imread(str(folder / "pictures" / "100007.jpg")).shape == (80, 80, 3)
 
 
@@ -333,6 +333,23 @@ def test_evaluation_of_a_model_that_was_saved_alone(root, tmp_path):
     weights = (f"task.weights={tmp_path}/alone.ckpt", "backbone.alpha=0.25", "task.image_size=64")
     assert evaluate(*DATA, root, *weights, folder=tmp_path / "b") == numbers
     assert math.isfinite(numbers["val/loss"])
+
+
+def test_commands_that_repeat_a_run(finished):
+    words = ("ckpt=a b.ckpt", "data.batch_size=4", "trainer.precision=32", "trainer.progress_bar=false", "output_dir=x")
+    assert run.reproduce(configure("eval", *words, "split=train"), ckpt="/runs/a b.ckpt") == [
+        ["mnvision", "eval", "ckpt=/runs/a b.ckpt", "split=train", "data.batch_size=4", "trainer.precision=32"],
+        ["mnvision", "predict", "ckpt=/runs/a b.ckpt", "source=photos/"],
+    ]
+    words = ("task.weights=w.npz", "data=coco", "data.root=/coco", "split=train", "seed=3", "output_dir=x")
+    assert run.reproduce(configure("eval", *words), ckpt=None) == [
+        ["mnvision", "eval", *words[:-1]],
+        ["mnvision", "predict", *words[:3], "source=photos/"],
+    ]
+    folder, _, _ = finished  # its checkpoint holds the data section, so that the page need not say what was typed
+    best = folder / "checkpoints" / "best.ckpt"
+    page = (folder / "report.html").read_text()
+    assert f"<pre>mnvision eval ckpt={best}\nmnvision predict ckpt={best} source=photos/</pre>" in page
 
 
 # predict
