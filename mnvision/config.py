@@ -242,7 +242,8 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
             found.append(values[name])
         return found
 
-    if (scales := right("task.min_scale", "task.max_scale")) and scales[0] >= scales[1]:
+    scales = right("task.min_scale", "task.max_scale")
+    if scales and None not in scales and scales[0] >= scales[1]:
         yield "task.min_scale", f"expected less than task.max_scale {scales[1]}, got {scales[0]}"
     # Without either size it is the weights' or the task's own, which building the model finds out.
     if (sizes := right("task.image_size", "data.image_size", "backbone.rho")) and (size := sizes[0] or sizes[1]):

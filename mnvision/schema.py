@@ -52,13 +52,13 @@ class SSD:
     matching_iou: Share
     box_weight: NotNegative
     focal_alpha: Fraction | None
-    focal_gamma: NotNegative
+    focal_gamma: NotNegative | None
     score_threshold: Fraction
     nms_iou: Fraction
     pre_nms_top_k: Count
     max_detections: Count
-    min_scale: Share
-    max_scale: Share
+    min_scale: Share | None
+    max_scale: Share | None
 
 
 @dataclasses.dataclass

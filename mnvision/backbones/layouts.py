@@ -32,9 +32,10 @@ class Weights:
     Attributes:
         tensors: float32 arrays by our names, the backbone's under ``backbone.``; convolutions [O, I, kH, kW]. Where
             ``folded``, a norm has its bias alone: the rest is an identity that ``load_weights`` makes exact.
-        settings: What a builder takes where the user left a key null: ``name alpha variant padding norm_eps
-            activation`` of the backbone, ``mean std`` (per RGB channel, in units of 0..255) and ``image_size``, for a
-            detector ``form loss score_threshold nms_iou``. A key is absent where the file does not tell.
+        settings: What a builder takes where the user left a key null: ``variant padding norm_eps activation`` of the
+            backbone; ``mean std`` (per RGB channel, in units of 0..255); of a whole network its input's side
+            ``image_size`` in pixels, and for a detector ``form loss focal_alpha focal_gamma min_scale max_scale``.
+            ``name alpha`` of the backbone are there to check by. A key is absent where the file does not tell.
         classes: The name of each label 1..K, None where the network has a slot without a class; None if unknown.
         category_ids: The id of each label in the data set trained on, like ``classes``; None if unknown.
         folded: Whether BatchNorm was folded into the convolutions.
@@ -211,7 +212,7 @@ def from_tensorflow_ssd(arrays: Arrays) -> Weights:
     settings |= {"padding": "same", "norm_eps": 1e-3, "activation": "relu6", "mean": (128.0,) * 3, "std": (128.0,) * 3}
     # Scores by sigmoid. The published quantised SSDs were trained with focal loss of alpha 0.75, and these arrays bear
     # it out: on COCO pictures their focal loss is near its minimum, while hard negative mining moves them away from it.
-    settings |= {"loss": "focal", "focal_alpha": 0.75, "image_size": 300, "score_threshold": 0.01, "nms_iou": 0.6}
+    settings |= {"loss": "focal", "focal_alpha": 0.75, "image_size": 300, "min_scale": 0.2, "max_scale": 0.95}
     slots = head_columns(tensors) - 1
     classes, ids = _ssd_classes(arrays.get("meta"), slots=slots)
     count = slots if classes is None else sum(name is not None for name in classes)
@@ -271,7 +272,7 @@ def from_ours(tensors: Mapping[str, Tensor], *, spec: Mapping[str, Any] | None =
     settings, spec = architecture_of(kept), spec or {}
     for part, keys in (
         ("backbone_options", ("name", "alpha", "variant", "padding", "norm_eps", "activation")),
-        ("task_options", ("form", "loss", "score_threshold", "nms_iou")),
+        ("task_options", ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale")),
         ("preprocessing", ("mean", "std")),
     ):
         settings |= {key: spec[part][key] for key in keys if key in spec.get(part, {})}

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # Task names are the names of the configuration's `task` group. A plain table, so that a checkpoint can never name
 # a class of its own.
 TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "classify": Classifier}
+# What weights say of the head they were trained in, where they are of a whole model.
+HEAD_OPTIONS = ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale")
 IMAGE_SIZES = {"ssd": 300, "classify": 224}
 
 
@@ -62,8 +64,9 @@ def create_model(
 ) -> TaskModel:
     """Build a task's model, with fresh or pretrained weights.
 
-    Weights bring the settings they were trained with (padding, activation, BatchNorm epsilon, normalisation, form and
-    loss of the head) wherever an option is left out or None; an option that is given stands.
+    Weights bring the settings they were trained with (input size, padding, activation, BatchNorm epsilon,
+    normalisation; form, loss and anchors of the head) wherever an option is left out or None; an option that is given
+    stands, with a warning where it is another one.
 
     Args:
         task: A key of ``TASKS``, such as ``ssd``.
@@ -110,7 +113,7 @@ def create_model(
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
         task=task,
-        task_options=_settle(task_options or {}, head_settings, names=("form", "loss", "focal_alpha")),
+        task_options=_head_defaults(task) | _settle(task_options or {}, head_settings, names=HEAD_OPTIONS),
         backbone_options={
             "name": backbone,
             "alpha": alpha,
@@ -121,6 +124,9 @@ def create_model(
         classes=tuple(str(name) for name in classes),
         category_ids=tuple(int(number) for number in category_ids),
     )
+    scales = [spec.task_options.get(name) for name in ("min_scale", "max_scale")]
+    if None not in scales and scales[0] >= scales[1]:
+        raise UserError(f"min_scale {scales[0]} of the anchors must be less than max_scale {scales[1]}")
     model = build_model(spec)
     _load(model, whole=whole, part=part)
     return model
@@ -173,6 +179,12 @@ def _settle(options: Mapping[str, Any], settings: Mapping[str, Any], *, names: S
             )
         chosen.setdefault(name, settings[name])
     return chosen
+
+
+def _head_defaults(task: str) -> dict[str, Any]:
+    """The network's own defaults of what weights may settle: stated, so that later users of the weights know them."""
+    parameters = inspect.signature(TASKS[task]).parameters if task in TASKS else {}
+    return {name: parameters[name].default for name in HEAD_OPTIONS if name in parameters}
 
 
 def _check_options(options: Mapping[str, Any], *, known: set[str], where: str) -> None:

@@ -145,6 +145,7 @@ def test_a_spec_builds_the_same_model_again():
         ({"backbone_options": {"paddin": "same"}}, "the backbone has no option 'paddin'; did you mean padding?"),
         ({"backbone": "mobilnet_v1"}, "unknown backbone 'mobilnet_v1'; did you mean mobilenet_v1?"),
         ({"backbone_options": {"padding": "full"}}, "padding must be one of symmetric, same; got 'full'"),
+        ({"task_options": {"min_scale": 0.97}}, "min_scale 0.97 of the anchors must be less than max_scale 0.95"),
         ({"alpha": 0.0}, "alpha must be above 0"),
         ({"num_classes": None}, "needs classes or num_classes, or weights that name their classes"),
         ({"num_classes": 0}, "at least one class"),
@@ -171,9 +172,36 @@ def test_weights_bring_their_settings_and_classes(ssd_weights, caplog):
     assert options_of(model) == ("same", "relu6", 1e-5)
     assert (model.form, model.loss, model.nms_iou) == ("lite", "sigmoid", 0.5)
     assert model.spec.classes == ("cat", "dog", "bird")
-    assert model.spec.task_options == {"form": "lite", "loss": "sigmoid", "nms_iou": 0.5}
+    assert model.spec.task_options == {
+        "form": "lite",
+        "loss": "sigmoid",
+        "focal_alpha": 0.25,
+        "focal_gamma": 2.0,
+        "min_scale": 0.2,
+        "max_scale": 0.95,
+        "nms_iou": 0.5,
+    }
     assert {key: model.spec.backbone_options[key] for key in TENSORFLOW} == TENSORFLOW
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_anchors_and_focal_loss_come_from_the_weights(tmp_path, caplog):
+    trained = {"loss": "focal", "focal_alpha": 0.6, "focal_gamma": 1.5, "min_scale": 0.1, "max_scale": 0.8}
+    first = create_model("ssd", alpha=0.25, image_size=64, num_classes=2, task_options=trained)
+    save_model(first, tmp_path / "ssd.ckpt")
+    arguments = {"alpha": 0.25, "num_classes": 2, "weights": str(tmp_path / "ssd.ckpt")}
+    again = create_model("ssd", **arguments, task_options=dict.fromkeys(trained))
+    assert torch.equal(again.anchors, first.anchors)
+    assert not torch.equal(again.anchors, create_model("ssd", alpha=0.25, image_size=64, num_classes=2).anchors)
+    assert (again.loss, again.focal_alpha, again.focal_gamma) == ("focal", 0.6, 1.5)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    create_model("ssd", **arguments, task_options={"min_scale": 0.2})
+    assert "min_scale=0.2 was asked for; the weights were trained with min_scale=0.1" in caplog.text
+
+
+def test_anchors_that_were_left_to_the_default_are_known_too(ssd_weights, caplog):
+    create_model("ssd", alpha=0.25, weights=ssd_weights, task_options={"max_scale": 0.9})
+    assert "max_scale=0.9 was asked for; the weights were trained with max_scale=0.95" in caplog.text
 
 
 def test_what_is_asked_for_stands_with_a_warning(ssd_weights, caplog):
