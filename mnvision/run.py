@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 
 from mnvision import build
 from mnvision.backbones.folding import fold_batchnorm, is_folded, unfold_batchnorm
+from mnvision.backbones.loading import unmatched_classes
+from mnvision.backbones.weights import read_weights
 from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
 from mnvision.config import to_yaml
@@ -121,7 +123,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
         # Of the trainer, what the numbers depend on.
         keys = ("data", "trainer.precision", "trainer.channels_last")
         cfg = recall(cfg, saved[SECTION]["config"], keys=keys)
-    elif not (cfg["task"]["weights"] or cfg["backbone"]["weights"]):
+    elif not cfg["task"]["weights"]:
         raise UserError(
             "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
         )
@@ -133,6 +135,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
     else:
         data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
         annotations = data.load_split(cfg["split"])
+        _check_classes(cfg["task"]["weights"], annotations.classes)
         model = build.build_model(cfg, classes=annotations.classes, category_ids=annotations.category_ids)
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
@@ -254,6 +257,25 @@ def _detector(model: TaskModel, *, command: str) -> SSD:
     if not isinstance(model, SSD):
         raise UserError(f"{command} needs a detector, and this is a model of task {model.spec.task}")
     return model
+
+
+def _check_classes(name: str, classes: Sequence[str]) -> None:
+    """Refuse to measure a class head that has learnt none of the data's classes; warn where it lacks some."""
+    weights = read_weights(name)
+    missing = unmatched_classes(weights, classes)
+    if len(missing) == len(classes):
+        known = "names none" if weights.classes is None else f"knows {_listed(filter(None, weights.classes))}"
+        raise UserError(
+            f"task.weights: {name} was trained on none of the data's classes {_listed(classes)}: it {known}; evaluate "
+            "it on data with its classes, or train it on these first"
+        )
+    if missing:
+        logger.warning("%s was not trained on %s of the data: what it finds of these is chance", name, _listed(missing))
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
 
 class Measured(L.LightningDataModule):

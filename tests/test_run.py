@@ -335,6 +335,22 @@ def test_evaluation_of_a_model_that_was_saved_alone(root, tmp_path):
     assert math.isfinite(numbers["val/loss"])
 
 
+def test_evaluation_needs_weights_that_know_the_classes(root, tmp_path, caplog):
+    words = (*DATA, root, "backbone.alpha=0.25", "task.image_size=64")
+    for name, classes in (("none", ("cat", "dog")), ("some", ("cat", CLASSES[1].upper())), ("unnamed", None)):
+        model = create_model("ssd", alpha=0.25, image_size=64, classes=classes, num_classes=None if classes else 5)
+        save_model(model, tmp_path / f"{name}.ckpt")
+    with pytest.raises(UserError, match=rf"none of the data's classes {', '.join(CLASSES)}: it knows cat, dog;"):
+        evaluate(*words, f"task.weights={tmp_path}/none.ckpt", folder=tmp_path / "run")
+    with pytest.raises(UserError, match="none of the data's classes"):
+        evaluate(*words, f"task.weights={tmp_path}/unnamed.ckpt", folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    evaluate(*words, f"task.weights={tmp_path}/some.ckpt", folder=tmp_path / "run")
+    [line] = [record.message for record in caplog.records if "was not trained on" in record.message]
+    assert ", ".join((CLASSES[0], *CLASSES[2:])) in line
+    assert CLASSES[1] not in line
+
+
 def test_commands_that_repeat_a_run(finished):
     words = ("ckpt=a b.ckpt", "data.batch_size=4", "trainer.precision=32", "trainer.progress_bar=false", "output_dir=x")
     assert run.reproduce(configure("eval", *words, "split=train"), ckpt="/runs/a b.ckpt") == [

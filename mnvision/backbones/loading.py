@@ -207,6 +207,15 @@ def _match_columns(
     return _Columns([(0, 0)] * background + pairs, not missing, note)
 
 
+def unmatched_classes(weights: Weights, classes: Sequence[str]) -> list[str]:
+    """The classes for which ``load_weights`` finds no column in the class head of a file."""
+    if weights.classes is None:
+        columns = head_columns(weights.tensors) - int(task_of(weights.tensors) == "ssd")
+        return [] if columns == len(classes) else list(classes)
+    known = {_plain(name) for name in weights.classes if name is not None}
+    return [name for name in classes if _plain(name) not in known]
+
+
 def _plain(name: str) -> str:
     """A class name to compare by: ``Traffic_Light`` is ``traffic light``."""
     return " ".join(name.replace("_", " ").casefold().split())
