@@ -184,7 +184,10 @@ BAD = [
     ({"optimizer._target_": 3}, ["optimizer._target_: expected a class of torch.optim, got 3"]),
     ({"seed": -1}, ["seed: expected an integer >= 0, got -1"]),
     ({"seed": "???"}, ["seed: missing, expected an integer >= 0; give seed=..."]),
-    ({"task.min_scale": 0.95, "task.max_scale": 0.95}, ["task.min_scale: expected less than task.max_scale 0.95, got 0.95"]),
+    (
+        {"task.min_scale": 0.95, "task.max_scale": 0.95},
+        ["task.min_scale: expected less than task.max_scale 0.95, got 0.95"],
+    ),
     (
         {"backbone.rho": 0.01},
         [

@@ -78,7 +78,8 @@ def create_model(
         preferred_size: The side that suits the data.
         num_classes: Classes without background, where they have no names.
         classes: Names of the classes; by default those of ``weights``.
-        category_ids: The data set's own ids of the classes; by default 1, 2, 3...
+        category_ids: The data set's own ids of the classes; by default those of ``weights`` where its classes are
+            used too, else 1, 2, 3...
         weights: Weights of the whole model: a path, a URL or a known name.
         backbone_weights: Weights of the backbone alone: likewise.
         task_options: Other arguments of the task's network.
@@ -90,16 +91,27 @@ def create_model(
     Raises:
         UserError: For unknown names, options out of range, or weights that do not fit.
     """
+    if weights and backbone_weights:
+        raise UserError(
+            f"weights of the whole model ({weights}) and of its backbone ({backbone_weights}) were given together, and "
+            "the former hold a backbone too: leave out task.weights or backbone.weights"
+        )
     whole = read_weights(weights) if weights else None
-    part = read_weights(backbone_weights) if backbone_weights and not whole else None
+    part = read_weights(backbone_weights) if backbone_weights else None
     settings = whole.settings if whole else part.settings if part else {}
     head_settings = whole.settings if whole else {}  # weights of a backbone say nothing of this head
 
     if classes is None and num_classes is None:
         if whole is None or whole.classes is None:
             raise UserError("create_model() needs classes or num_classes, or weights that name their classes")
-        named = [(name, label) for label, name in enumerate(whole.classes, start=1) if name is not None]
-        classes, category_ids = [name for name, _ in named], [label for _, label in named]
+        known_ids = whole.category_ids or (None,) * len(whole.classes)
+        named = [
+            (name, label if known is None else known)
+            for label, (name, known) in enumerate(zip(whole.classes, known_ids, strict=True), start=1)
+            if name is not None
+        ]
+        classes = [name for name, _ in named]
+        category_ids = [number for _, number in named] if category_ids is None else category_ids
     if classes is None:
         classes = [f"class {label}" for label in range(1, (num_classes or 0) + 1)]
     if category_ids is None:

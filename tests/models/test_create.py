@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from mnvision.backbones.weights import read_weights
 from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
+from mnvision.models import create
 from mnvision.models.base import ModelSpec
 from mnvision.models.classifier import Classifier
 from mnvision.models.create import build_model, create_model, resolve_image_size
@@ -260,9 +262,30 @@ def test_a_backbone_does_not_bring_classes(classifier_weights):
         create_model("ssd", alpha=0.25, image_size=64, backbone_weights=classifier_weights)
 
 
-def test_weights_of_the_whole_model_come_before_those_of_the_backbone(ssd_weights, tmp_path):
-    model = create_model("ssd", alpha=0.25, image_size=64, weights=ssd_weights, backbone_weights=str(tmp_path / "none"))
-    assert model.form == "lite"
+def test_weights_of_the_whole_model_and_of_the_backbone_exclude_each_other(ssd_weights, classifier_weights):
+    with pytest.raises(UserError, match=r"together.*leave out task\.weights or backbone\.weights"):
+        create_model("ssd", alpha=0.25, weights=ssd_weights, backbone_weights=classifier_weights)
+
+
+def test_category_ids_come_from_the_weights_with_their_classes(tmp_path):
+    trained = create_model("ssd", alpha=0.25, image_size=64, classes=["cat", "dog"], category_ids=[17, 18])
+    save_model(trained, tmp_path / "ssd.ckpt")
+    arguments = {"alpha": 0.25, "weights": str(tmp_path / "ssd.ckpt")}
+    assert create_model("ssd", **arguments).spec.category_ids == (17, 18)
+    assert create_model("ssd", **arguments, category_ids=[5, 9]).spec.category_ids == (5, 9)
+    assert create_model("ssd", **arguments, classes=["dog"]).spec.category_ids == (1,)
+    with pytest.raises(UserError, match="2 classes, 1 category_ids"):
+        create_model("ssd", **arguments, category_ids=[5])
+
+
+def test_category_ids_that_weights_do_not_tell_are_the_labels(tmp_path, monkeypatch):
+    save_model(create_model("ssd", alpha=0.25, image_size=64, num_classes=3), tmp_path / "ssd.ckpt")
+    known = dataclasses.replace(read_weights(tmp_path / "ssd.ckpt"), classes=("cat", None, "dog"))
+    for ids, expected in ((None, (1, 3)), ((None, None, 44), (1, 44))):
+        told = dataclasses.replace(known, category_ids=ids)
+        monkeypatch.setattr(create, "read_weights", lambda path, told=told: told)
+        model = create_model("ssd", alpha=0.25, weights="some.ckpt")
+        assert (model.spec.classes, model.spec.category_ids) == (("cat", "dog"), expected)
 
 
 def test_published_weights(shared_weights):
