@@ -87,6 +87,21 @@ def build_data(
     return DetectionDataModule(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"])
 
 
+def settle_learning_rate(cfg: Config) -> dict[str, Any]:
+    """The configuration with the learning rate that counts: lowered for trained weights, unless the user gave it.
+
+    The factor is 1 afterwards, so that a configuration that was written down is not lowered again.
+    """
+    if not cfg["task"]["weights"]:
+        return dict(cfg)
+    rate, factor = cfg["optimizer"]["lr"], cfg["trainer"]["pretrained_lr_factor"]
+    if factor != 1 and "optimizer.lr" not in cfg["overrides"]:
+        rate *= factor  # steps made for fresh weights would undo what a model has learnt
+        logger.info("learning rate %g, lowered by trainer.pretrained_lr_factor for trained weights", rate)
+    optimizer, trainer = {**cfg["optimizer"], "lr": rate}, {**cfg["trainer"], "pretrained_lr_factor": 1.0}
+    return {**cfg, "optimizer": optimizer, "trainer": trainer}
+
+
 def build_optimizer(cfg: Config) -> MakeOptimizer:
     """The optimiser section as a function of parameter groups.
 
@@ -106,10 +121,6 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
         target([{"params": [torch.zeros(1, 1, requires_grad=True)]} for _ in range(2)], **options)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"optimizer: {target.__name__} does not take these options: {error}") from error
-
-    if cfg["task"]["weights"]:  # a trained model: steps made for fresh weights would undo it
-        options["lr"] *= cfg["trainer"]["pretrained_lr_factor"]
-        logger.info("learning rate %g, lowered by trainer.pretrained_lr_factor for trained weights", options["lr"])
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         # Loss scaling, which float16 needs, and gradient clipping do not go together with a fused step.

@@ -107,6 +107,21 @@ def test_a_fused_step_where_it_can_be(words, fused):
     assert all((weight < 1).all() for group in optimizer.param_groups for weight in group["params"])
 
 
+def test_trained_weights_lower_a_rate_that_the_user_did_not_give():
+    cfg = configure("train", "optimizer=sgd", "task.weights=w.npz", "trainer.pretrained_lr_factor=0.5")
+    rate = cfg["optimizer"]["lr"]
+    settled = build.settle_learning_rate(cfg)
+    assert settled["optimizer"]["lr"] == rate / 2
+    assert cfg["optimizer"]["lr"] == rate
+    assert build.settle_learning_rate(settled) == settled  # a resumed run keeps it
+    [group] = build.build_optimizer(settled)([{"params": [torch.zeros(1, 1, requires_grad=True)]}]).param_groups
+    assert group["lr"] == rate / 2
+    given = configure("train", "optimizer.lr=0.3", "task.weights=w.npz", "trainer.pretrained_lr_factor=0.5")
+    assert build.settle_learning_rate(given)["optimizer"]["lr"] == 0.3
+    fresh = configure("train", "trainer.pretrained_lr_factor=0.5")
+    assert build.settle_learning_rate(fresh) == fresh
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
