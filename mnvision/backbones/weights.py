@@ -103,7 +103,7 @@ def _keras_source(alpha: float, size: int) -> WeightSource:
         padding="same",
         norm_eps=1e-3,
         activation="relu6",
-        notes="Reading the file needs h5py: pip install 'mnvision[keras]'.",
+        notes="Reading the file needs h5py: pip install h5py.",
     )
 
 
@@ -124,13 +124,17 @@ def resolve_weights(text: str | Path) -> WeightFile:
     """
     path = Path(text).expanduser()
     name = str(text)
+    source = SOURCES.get(name)
+    url = source.url if source else name
+    if url.startswith(("http://", "https://")) and url.endswith((".h5", ".hdf5")) and not path.is_file():
+        _package("h5py", extra="h5py", kind="Keras .h5")  # before the download rather than after it
     if name.startswith(("http://", "https://")):
         # Different places use the same file names: one folder for each URL.
         folder = cache_dir() / "weights" / hashlib.sha256(name.encode()).hexdigest()[:12]
         return WeightFile(fetch(name, sha256=None, folder=folder))
     if path.is_file():
         return WeightFile(path)
-    if source := SOURCES.get(name):
+    if source:
         log.info("%s: %s; licence %s", source.name, source.source, source.licence)
         return WeightFile(fetch(source.url, sha256=source.sha256), source)
     if path.is_dir():
@@ -219,7 +223,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _read_h5(path: Path) -> dict[str, Any]:
-    h5py = _package("h5py", extra="mnvision[keras]", kind="Keras .h5")
+    h5py = _package("h5py", extra="h5py", kind="Keras .h5")
     arrays: dict[str, Any] = {}
 
     def visit(name: str, node: Any) -> None:
@@ -263,4 +267,4 @@ def _package(name: str, *, extra: str, kind: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"a {kind} file needs {name.split('.')[0]}: pip install '{extra}'") from error
+        raise UserError(f"a {kind} file needs {name.split('.')[0]}: pip install {extra}") from error
