@@ -219,7 +219,13 @@ def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> 
             continue
         mine = cfg.get(section, {})
         if keys is None or section in keys:
-            recalled[section] = {**values, **{key: mine[key] for key in mine if f"{section}.{key}" in given}}
+            same = all(mine.get(name) == values.get(name) for name in ("name", "_target_"))
+            # A key that is newer than the checkpoint takes its default.
+            recalled[section] = {
+                **(mine if same else {}),
+                **values,
+                **{key: mine[key] for key in mine if f"{section}.{key}" in given},
+            }
         else:
             names = [f"{section}.{key}" for key in values]
             taken = {name.split(".")[1] for name in names if name in keys and name not in given}

@@ -323,6 +323,9 @@ def test_what_is_recalled_from_a_checkpoint():
         "trainer": {"precision": "32", "devices": 1},
         "seed": 5,
     }
+    newer = {**mine, "data": {**mine["data"], "name": "coco", "mosaic": 0.5}, "overrides": []}
+    assert run.recall(newer, saved)["data"] == {**saved["data"], "canvas": 320, "mosaic": 0.5}
+    assert run.recall({**mine, "overrides": []}, saved)["data"] == saved["data"]
     assert run.recall({**mine, "overrides": []}, {}) == {**mine, "overrides": []}
 
 
