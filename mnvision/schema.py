@@ -43,7 +43,7 @@ Weights = Annotated[str, "a name or a path of weights"]
 class SSD:
     """Keys of ``task`` where its name is ``ssd``."""
 
-    name: Literal["ssd"]
+    name: str  # membership is checked by SECTIONS
     image_size: Pixels | None
     form: Literal["paper", "lite"] | None
     weights: Weights | None
@@ -65,7 +65,7 @@ class SSD:
 class MobileNetV1:
     """Keys of ``backbone`` where its name is ``mobilenet_v1``."""
 
-    name: Literal["mobilenet_v1"]
+    name: str
     alpha: Positive
     rho: Positive
     variant: Literal["standard", "shallow", "full_conv"]
@@ -82,7 +82,7 @@ class MobileNetV1:
 class Coco:
     """Keys of ``data`` where its name is ``coco``."""
 
-    name: Literal["coco"]
+    name: str
     root: FilePath
     train_images: FilePath
     train_annotations: FilePath
@@ -100,7 +100,7 @@ class Coco:
 class Shapes(Coco):
     """Keys of ``data`` where its name is ``shapes``."""
 
-    name: Literal["shapes"]  # type: ignore[assignment]
+    name: str
     root: FilePath | None  # type: ignore[assignment]
     seed: Natural
     train_count: Count

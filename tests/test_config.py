@@ -128,6 +128,16 @@ def test_paper_experiment_has_the_published_values():
 
 # validate()
 
+
+def test_a_new_backbone_needs_a_line_in_the_schema_alone(monkeypatch):
+    """The recipe in CONTRIBUTING.md."""
+    new = {"backbone.name": "mobilenet_v1_tiny"}
+    expected = "backbone.name: expected mobilenet_v1, got 'mobilenet_v1_tiny'; did you mean mobilenet_v1?"
+    assert expected in problems(with_values(new))
+    monkeypatch.setitem(schema.SECTIONS["backbone"], "mobilenet_v1_tiny", schema.MobileNetV1)
+    validate(with_values(new), command="train")
+
+
 BAD = [
     ({"backbone.alfa": 1}, ["backbone.alfa: unknown key; did you mean backbone.alpha?"]),
     ({"alpha": 0.5}, ["alpha: unknown key; did you mean backbone.alpha?"]),
@@ -403,6 +413,19 @@ def test_files_that_are_not_there(tmp_path):
     )
     (tmp_path / "a.ckpt").touch()
     check_files({**cfg, "data": {"name": "shapes", "root": None}})
+
+
+@pytest.mark.parametrize("section", ["task", "backbone"])
+def test_weights_that_are_not_there(tmp_path, section):
+    def check(weights):
+        check_files({"data": {"name": "shapes"}, section: {"weights": str(weights)}})
+
+    for missing in (tmp_path / "weights", "mine.npz", "mine.CKPT"):
+        with pytest.raises(ConfigError, match=rf"{section}\.weights: no such file or folder: .*{Path(missing).name}"):
+            check(missing)
+    (tmp_path / "weights").touch()
+    for right in (tmp_path / "weights", "https://x.org/w.npz", "mobilenet_v1_0.25_224"):
+        check(right)
 
 
 def test_yaml_of_a_run_can_be_read_back():
