@@ -24,6 +24,8 @@ ALLOWED_TARGETS = ("torch.optim.", "torchvision.", "torch.", "mnvision.", "light
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
 PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "data.root", "task.weights", "backbone.weights")
+# Text that ends like this means a file, and no known name.
+WEIGHT_SUFFIXES = (".npz", ".h5", ".hdf5", ".pt", ".pth", ".ckpt", ".safetensors")
 
 Problem = tuple[str, str]  # dotted key, what is wrong with it
 
@@ -173,10 +175,18 @@ def check_files(cfg: Mapping[str, Any]) -> None:
     paths = {"ckpt": cfg.get("ckpt"), "resume": cfg.get("resume")}
     if cfg["data"]["name"] == "coco":
         paths["data.root"] = cfg["data"]["root"]
+    for section in ("task", "backbone"):  # weights may be a name or an address as well
+        weights = _mapping(cfg.get(section)).get("weights")
+        if isinstance(weights, str) and "://" not in weights and _is_path(weights):
+            paths[f"{section}.weights"] = weights
     problems = [(key, f"no such file or folder: {path}") for key, path in paths.items() if path]
     problems = [(key, problem) for key, problem in problems if not Path(str(paths[key])).exists()]
     if problems:
         raise ConfigError(_report(problems))
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or "\\" in text or Path(text).suffix.lower() in WEIGHT_SUFFIXES
 
 
 def _check_section(section: str, cfg: Mapping[str, Any], known: list[str]) -> list[Problem]:
