@@ -29,22 +29,26 @@ def save_model(model: TaskModel, path: str | Path, *, config: dict[str, Any] | N
     torch.save({SECTION: describe_model(model, config=config), "state_dict": state}, path)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, key: str = "ckpt") -> dict[str, Any]:
     """Read a checkpoint of a run, or one that ``save_model`` wrote, without running code from it.
+
+    Args:
+        path: The file.
+        key: What the user gave it as, for the messages.
 
     Raises:
         UserError: If the file is missing, not a checkpoint, or not one of mnvision.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"ckpt: there is no file {path}; give the path of a checkpoint, such as runs/.../best.ckpt")
+        raise UserError(f"{key}: there is no file {path}; give the path of a checkpoint, such as runs/.../best.ckpt")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever reading bytes that are no checkpoint may run into
-        raise UserError(f"ckpt: {path} is not a checkpoint that can be read ({_first_line(error)})") from error
+        raise UserError(f"{key}: {path} is not a checkpoint that can be read ({_first_line(error)})") from error
     if not isinstance(content, dict) or SECTION not in content:
         raise UserError(
-            f"ckpt: {path} was not written by mnvision: it does not say what model it holds; "
+            f"{key}: {path} was not written by mnvision: it does not say what model it holds; "
             "weights of other programs go into task.weights or backbone.weights"
         )
     return content

@@ -53,7 +53,7 @@ def train(cfg: Config) -> dict[str, float]:
     Raises:
         UserError: If the data, the weights or the checkpoint do not suit; no folder is made then. Or if training fails.
     """
-    saved = read_checkpoint(cfg["resume"]) if cfg["resume"] else None
+    saved = read_checkpoint(cfg["resume"], key="resume") if cfg["resume"] else None
     cfg = build.settle_learning_rate(cfg) if saved is None else _go_on(cfg, saved)
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:

@@ -564,6 +564,13 @@ def test_a_model_alone_is_no_run_to_resume(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["alone.ckpt"]
 
 
+def test_the_message_names_the_key_that_the_user_gave(tmp_path):
+    (tmp_path / "last.ckpt").write_text("text")
+    for name in ("last.ckpt", "none.ckpt"):
+        with pytest.raises(UserError, match=f"^resume: .*{name}"):
+            run.train(configure("train", f"resume={tmp_path}/{name}"))
+
+
 # how a run trains
 
 
