@@ -12,7 +12,6 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
-import logging
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -34,8 +33,6 @@ from mnvision.cache import cache_dir
 from mnvision.download import fetch
 from mnvision.errors import UserError
 
-log = logging.getLogger(__name__)
-
 SUFFIXES = (".npz", ".h5", ".hdf5", ".pt", ".pth", ".ckpt", ".safetensors")
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
 SPEC = "mnvision/spec"  # among the arrays read: what a checkpoint of ours says of its model
@@ -53,15 +50,8 @@ class WeightSource:
             beside the file, and later uses are checked against it.
         licence: The licence they are under.
         source: Where they come from.
-        architecture: The network they belong to.
         alpha: Its width multiplier.
         image_size: The side, in pixels, of the pictures it was trained on.
-        mean: Subtracted from RGB values, in units of 0..255.
-        std: Divides them then.
-        padding: ``symmetric`` or ``same``.
-        norm_eps: BatchNorm's epsilon.
-        activation: ``relu`` or ``relu6``.
-        notes: What else one should know.
     """
 
     name: str
@@ -69,15 +59,8 @@ class WeightSource:
     sha256: str | None
     licence: str
     source: str
-    architecture: str
     alpha: float
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    padding: str
-    norm_eps: float
-    activation: str
-    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,15 +78,8 @@ def _keras_source(alpha: float, size: int) -> WeightSource:
         sha256=None,
         licence="Apache-2.0",
         source="keras.applications.MobileNet, from TensorFlow's slim checkpoints of 2018-02-22; ImageNet, 1000 classes",
-        architecture="mobilenet_v1",
         alpha=alpha,
         image_size=size,
-        mean=(127.5, 127.5, 127.5),
-        std=(127.5, 127.5, 127.5),
-        padding="same",
-        norm_eps=1e-3,
-        activation="relu6",
-        notes="Reading the file needs h5py: pip install h5py.",
     )
 
 
@@ -135,7 +111,6 @@ def resolve_weights(text: str | Path) -> WeightFile:
     if path.is_file():
         return WeightFile(path)
     if source:
-        log.info("%s: %s; licence %s", source.name, source.source, source.licence)
         return WeightFile(fetch(source.url, sha256=source.sha256), source)
     if path.is_dir():
         raise UserError(f"no weights {name!r}: it is a folder, expected a file")
@@ -170,7 +145,9 @@ def read_weights(file: WeightFile | Path | str) -> Weights:
         if weights.settings.get("alpha") != source.alpha:
             raise UserError(f"{path} is not {source.name}: it is of {weights.description}; remove it")
         weights.settings["image_size"] = source.image_size
-    return dataclasses.replace(weights, file=str(path), licence=source.licence if source else "")
+        origin = f"{weights.description}; {source.source}; licence {source.licence}"
+        weights = dataclasses.replace(weights, description=origin, licence=source.licence)
+    return dataclasses.replace(weights, file=str(path))
 
 
 def _recognise(arrays: Mapping[str, Any]) -> Weights:
