@@ -86,7 +86,8 @@ def train(cfg: Config) -> dict[str, float]:
         record=True,
         start=saved["global_step"] if saved is not None else 0,
     )
-    _describe(folder, model, cfg)
+    if trainer.is_global_zero:
+        _describe(folder, model, cfg)
     logger.info("run folder: %s", folder)
     trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
     if trainer.interrupted:
@@ -140,7 +141,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
     module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
     folder = run_folder(cfg)
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
-    _describe(folder, model, cfg)
+    if trainer.is_global_zero:
+        _describe(folder, model, cfg)
     numbers = _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
     if trainer.is_global_zero:
         write_pictures(

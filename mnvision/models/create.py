@@ -136,9 +136,6 @@ def create_model(
         classes=tuple(str(name) for name in classes),
         category_ids=tuple(int(number) for number in category_ids),
     )
-    scales = [spec.task_options.get(name) for name in ("min_scale", "max_scale")]
-    if None not in scales and scales[0] >= scales[1]:
-        raise UserError(f"min_scale {scales[0]} of the anchors must be less than max_scale {scales[1]}")
     model = build_model(spec)
     _load(model, whole=whole, part=part)
     return model

@@ -140,6 +140,8 @@ class SSD(TaskModel):
             )
         if num_classes < 1:
             raise UserError(f"an SSD needs at least one class besides background, got num_classes={num_classes}")
+        if not min_scale < max_scale:
+            raise UserError(f"min_scale {min_scale} of the anchors must be less than max_scale {max_scale}")
         self.num_classes = num_classes
         self.form, self.loss = form, loss
         self.negative_ratio, self.matching_iou, self.box_weight = negative_ratio, matching_iou, box_weight
