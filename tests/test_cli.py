@@ -86,7 +86,8 @@ def start(run, monkeypatch, capsys):
     ],
 )
 @pytest.mark.parametrize("as_script", [False, True])
-def test_a_command_gets_plain_valid_values(run, start, command, function, arguments, as_script):
+def test_a_command_gets_plain_valid_values(run, start, tmp_path, command, function, arguments, as_script):
+    (tmp_path / "x.pth").touch()  # named weights have to be there
     program = {"train": cli.main_train, "eval": cli.main_eval, "predict": cli.main_predict}[command]
     words = arguments if as_script else [command, *arguments]
     status, out, err = start(*words, "backbone.alpha=0.5", program=program if as_script else cli.main)
