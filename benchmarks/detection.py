@@ -28,8 +28,8 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.image_list import ImageList
 
 from mnvision import create_model, profile
-from mnvision.backbones.folding import fold_batchnorm
 from mnvision.hardware import fast_bfloat16, keep_freed_memory
+from mnvision.inference import for_inference
 from mnvision.models.ssd import SSD, SSDOutput
 from mnvision.module import VisionModule
 from mnvision.ops.boxes import to_centers
@@ -126,7 +126,7 @@ def their_model() -> nn.Module:
 
 def ours() -> dict[str, Action]:
     """Our side of each test."""
-    model = our_model()
+    model = our_model().eval()
     trained = our_model().to(memory_format=torch.channels_last)
     module = VisionModule(trained.train())
     optimizer = torch.optim.SGD(module.parameter_groups(), lr=1e-4, momentum=0.9, weight_decay=4e-5, fused=True)
@@ -136,9 +136,9 @@ def ours() -> dict[str, Action]:
     boxes, step_boxes = random_targets(32, count=8), random_targets(16, count=8)
     images = step_images().contiguous(memory_format=torch.channels_last)
     empty = torch.zeros(1, 3, SIDE, SIDE)
-    quick = fold_batchnorm(model).to(memory_format=torch.channels_last)
     # Untrained heads find everything or nothing: shift background until as many pairs pass as in a busy street.
-    settle_background(quick, [head.classes.pointwise for head in quick.heads], lambda: quick.predict([picture()]))
+    settle_background(model, [head.classes.pointwise for head in model.heads], lambda: model.predict([picture()]))
+    quick = for_inference(model)
     model.anchors = to_centers(corners)  # for loss and post-processing: the same anchors on both sides
     model.score_threshold, model.nms_iou, model.max_detections = 0.001, 0.55, 300  # torchvision's
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mnvision.backbones import list_backbones as list_backbones
     from mnvision.checkpoint import load_model as load_model
     from mnvision.checkpoint import save_model as save_model
+    from mnvision.inference import for_inference as for_inference
     from mnvision.models.create import create_model as create_model
     from mnvision.profiler import profile as profile
 
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "create_backbone": "mnvision.backbones",
     "list_backbones": "mnvision.backbones",
+    "for_inference": "mnvision.inference",
     "create_model": "mnvision.models.create",
     "load_model": "mnvision.checkpoint",
     "save_model": "mnvision.checkpoint",

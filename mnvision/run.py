@@ -12,10 +12,9 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import numpy as np
-import torch
 
 from mnvision import build
-from mnvision.backbones.folding import fold_batchnorm, is_folded, unfold_batchnorm
+from mnvision.backbones.folding import is_folded, unfold_batchnorm
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.weights import read_weights
 from mnvision.callbacks import progress_callbacks
@@ -25,6 +24,7 @@ from mnvision.data.datamodule import DetectionDataModule, Split
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
 from mnvision.hardware import keep_freed_memory
+from mnvision.inference import for_inference
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
 from mnvision.metrics.detections import write_predictions
 from mnvision.models.base import TaskModel
@@ -174,10 +174,8 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     if cfg["trainer"]["keep_memory"]:
         keep_freed_memory()
     line = model_line(model, precision="32")
-    # A third fewer passes over the feature maps: BatchNorm goes into the convolutions.
-    model = fold_batchnorm(model).to(build.choose_device(cfg["trainer"]["accelerator"]))
-    if cfg["trainer"]["channels_last"]:
-        model = model.to(memory_format=torch.channels_last)
+    device = build.choose_device(cfg["trainer"]["accelerator"])
+    model = for_inference(model, device=device, batch_size=cfg["batch_size"])
     folder = run_folder(cfg)
     logger.info("%s", line)
     names = dict(zip(pictures, annotated_names(pictures), strict=True))

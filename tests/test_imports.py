@@ -20,7 +20,7 @@ LAYERS = [
     {"download"},
     {"backbones"},
     {"models", "data", "metrics", "visualize", "profiler", "schema", "overrides", "config", "hardware"},
-    {"checkpoint", "callbacks", "report", "outputs"},
+    {"checkpoint", "callbacks", "inference", "report", "outputs"},
     {"module"},
     {"build"},
     {"run"},

@@ -36,13 +36,23 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, O, ceil(H/stride), ceil(W/stride)]."""
-        kernel, stride = self.kernel_size, self.stride
-        top, bottom = same_padding(input.shape[-2], kernel=kernel[0], stride=stride[0])
-        left, right = same_padding(input.shape[-1], kernel=kernel[1], stride=stride[1])
+        top, bottom, left, right = self._zeros(input)
         if top == bottom and left == right:  # pads inside the convolution, without a copy of the map
-            return F.conv2d(input, self.weight, self.bias, stride, (top, left), self.dilation, self.groups)
-        return F.conv2d(
-            F.pad(input, (left, right, top, bottom)), self.weight, self.bias, stride, 0, self.dilation, self.groups
+            padding = (top, left)
+        else:
+            input, padding = self.pad(input), (0, 0)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def pad(self, input: Tensor) -> Tensor:
+        """Add the zeros around a map [B, C, H, W] that this convolution wants."""
+        top, bottom, left, right = self._zeros(input)
+        return F.pad(input, (left, right, top, bottom))
+
+    def _zeros(self, input: Tensor) -> tuple[int, int, int, int]:
+        (height, width), (high, wide) = input.shape[-2:], self.kernel_size
+        return (
+            *same_padding(height, kernel=high, stride=self.stride[0]),
+            *same_padding(width, kernel=wide, stride=self.stride[1]),
         )
 
 

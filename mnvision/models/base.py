@@ -58,7 +58,7 @@ class TaskModel(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn pixels [B, 3, H, W], uint8 or float in 0..255, into what the backbone takes."""
-        return (images - self.mean) / self.std
+        return (images - self.mean).div_(self.std)  # in place: one large map less
 
     def forward(self, images: Tensor) -> Any:
         """Raw output for images [B, 3, H, W], uint8 or float in 0..255; tensors only: this is what is exported."""

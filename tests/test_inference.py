@@ -1,0 +1,81 @@
+"""A model made fast for prediction computes what the model computes."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from mnvision import create_model, inference
+from mnvision.inference import PackedConv, for_inference
+from mnvision.models.base import TaskModel
+
+SETTINGS = [{}, {"padding": "same", "activation": "relu6"}, {"variant": "full_conv"}]
+
+
+def make(form: str = "paper", **backbone_options: str) -> TaskModel:
+    torch.manual_seed(0)
+    model = create_model(
+        "ssd",
+        alpha=0.25,
+        image_size=106,  # odd maps as well as even ones: SAME padding has both its forms
+        num_classes=3,
+        task_options={"form": form},
+        backbone_options=backbone_options,
+    )
+    for norm in (part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+        torch.nn.init.uniform_(norm.weight, 0.5, 2)
+        torch.nn.init.normal_(norm.bias)
+    return model
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("form", ["paper", "lite"])
+def test_same_output(form, settings, batch):
+    model = make(form, **settings)
+    images = torch.randint(0, 256, (batch, 3, 106, 106), dtype=torch.uint8)
+    expected = model.eval()(images)
+    found = for_inference(model)(images)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+        assert other.abs().max() > 0.1
+
+
+def test_every_convolution_is_packed():
+    fast = for_inference(make())
+    packed = {part.conv for part in fast.modules() if isinstance(part, PackedConv)}
+    assert packed == {part for part in fast.modules() if isinstance(part, torch.nn.Conv2d)}
+    assert not any(isinstance(part, torch.nn.BatchNorm2d | torch.nn.ReLU) for part in fast.modules())
+
+
+def test_the_model_is_left_alone():
+    model = make().train()
+    before = copy.deepcopy(model.state_dict())
+    for_inference(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_without_the_private_operations(monkeypatch):
+    model = make()
+    images = torch.randint(0, 256, (1, 3, 106, 106), dtype=torch.uint8)
+    monkeypatch.setattr(inference, "can_pack", lambda: False)
+    fast = for_inference(model)
+    assert not any(isinstance(part, PackedConv) for part in fast.modules())
+    torch.testing.assert_close(fast(images).logits, model.eval()(images).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_predictions_in_pixels_of_the_picture():
+    model = make().eval()
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    (expected,), (found,) = model.predict([picture]), for_inference(model).predict([picture])
+    assert len(expected.scores) > 0
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.boxes[:5], expected.boxes[:5], rtol=1e-3, atol=1e-2)
