@@ -6,18 +6,17 @@ import base64
 import csv
 import logging
 import math
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from mnvision.errors import UserError
+from mnvision.charts import Line, line_chart
+from mnvision.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +48,6 @@ _UNDEFINED = -1.0
 _SPEED, _MEMORY = "images_per_second", "peak_memory_mb"
 
 
-class _Line(NamedTuple):
-    """A line of a chart: its name, its CSS class and its values by epoch."""
-
-    name: str
-    style: str
-    points: Mapping[int, float]
-
-
 def write_report(
     folder: Path,
     *,
@@ -76,8 +67,9 @@ def write_report(
         folder: The folder of the run.
         title: The headline.
         facts: What to say under it, by name, such as the model, the data and the date.
-        numbers: The final numbers, as in ``metrics.json``; ``images_per_second`` and ``peak_memory_mb`` may be among
-            them, else those of the training are shown. A number of -1 is undefined and shows as a dash.
+        numbers: The final numbers, as in ``metrics.json``, where ``val/`` or ``train/`` names their split;
+            ``images_per_second`` and ``peak_memory_mb`` may be among them, else those of the training are shown. A
+            number of -1 is undefined and shows as a dash.
         per_class: Average precision by class name; -1 where the class does not occur.
         per_class_50: The same at an IoU of 0.50.
         commands: Commands that reproduce the numbers, each as its arguments.
@@ -89,7 +81,7 @@ def write_report(
         UserError: If the page cannot be written.
     """
     history = read_history(folder / "metrics.csv")
-    plain = {name.removeprefix("val/").removeprefix("test/"): value for name, value in numbers.items()}
+    plain = {name.removeprefix("val/").removeprefix("train/"): value for name, value in numbers.items()}
     config = folder / "config.yaml"
     sections = [
         _header(title, facts),
@@ -105,15 +97,7 @@ def write_report(
     ]
     page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(filter(None, sections)))
     path = folder / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            temporary.write_text(page, encoding="utf-8", errors="replace")  # names of files may be any bytes
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write the report to {path}: {error.strerror or error}.") from error
+    write_text(path, page, what="the report", errors="replace")  # names of files may be any bytes
     return path
 
 
@@ -133,7 +117,7 @@ def read_history(path: Path) -> History:
                 value = _finite(text)
                 if epoch is not None and value is not None and column not in ("epoch", "step"):
                     history.setdefault(column, {}).setdefault(int(epoch) + 1, value)
-    trained = history.get("train/loss_epoch") or history.get("train/loss") or {}
+    trained = history.get("train/loss", {})
     return {
         column: {epoch: value for epoch, value in sorted(values.items()) if epoch in trained}
         for column, values in history.items()
@@ -187,13 +171,13 @@ def _figures(numbers: Mapping[str, float], history: History) -> str:
 
 
 def _curves(history: History) -> str:
-    def line(name: str, style: str, *columns: str) -> _Line:
-        points = next((history[column] for column in columns if history.get(column)), {})
-        return _Line(name, style, {epoch: value for epoch, value in points.items() if value != _UNDEFINED})
+    def line(name: str, style: str, column: str) -> Line:
+        points = history.get(column, {})
+        return Line(name, style, {epoch: value for epoch, value in points.items() if value != _UNDEFINED})
 
-    loss = [line("train", "c3", "train/loss_epoch", "train/loss"), line("val", "c4", "val/loss")]
+    loss = [line("train", "c3", "train/loss"), line("val", "c4", "val/loss")]
     precision = [line("AP", "c1", "val/map"), line("AP50", "c2", "val/map_50")]
-    charts = [_chart("Loss", loss, least=0.01), _chart("Average precision", precision, least=0.05, best="AP")]
+    charts = [line_chart("Loss", loss, least=0.01), line_chart("Average precision", precision, least=0.05, best="AP")]
     lines = [*loss, *precision]
     epochs = sorted({epoch for line in lines for epoch in line.points})
     if not epochs:
@@ -201,129 +185,6 @@ def _curves(history: History) -> str:
     cells = ([str(epoch), *(_number(line.points.get(epoch, _UNDEFINED)) for line in lines)] for epoch in epochs)
     table = _table(("epoch", "train loss", "val loss", "AP", "AP50"), cells)
     return _section("Training", f"<div class=charts>{''.join(charts)}</div>{_details('The same as a table', table)}")
-
-
-class _Plane:
-    """Where epochs and values lie in the picture of a chart."""
-
-    width, height = 480, 280
-    left, right, top, bottom = 52, 388, 14, 240  # of the area of the lines; their names stand to the right of it
-
-    def __init__(self, lines: Sequence[_Line], *, least: float) -> None:
-        values = [value for line in lines for value in line.points.values()]
-        self.epochs = sorted({epoch for line in lines for epoch in line.points})
-        self.ticks = _ticks(min(0.0, *values), max(least, *values))
-
-    def x(self, epoch: int) -> float:
-        span = self.epochs[-1] - self.epochs[0]
-        share = (epoch - self.epochs[0]) / span if span else 0.5
-        return round(self.left + share * (self.right - self.left), 1)
-
-    def y(self, value: float) -> float:
-        low, high = self.ticks[0], self.ticks[-1]
-        return round(self.bottom - (value - low) / (high - low) * (self.bottom - self.top), 1)
-
-
-def _chart(title: str, lines: Sequence[_Line], *, least: float, best: str = "") -> str:
-    """Lines by epoch as SVG, each with its name at its end.
-
-    Args:
-        title: What is shown.
-        lines: Those without points are left out.
-        least: The scale reaches at least so high.
-        best: The name of a line whose highest point is marked.
-    """
-    lines = [line for line in lines if line.points]
-    if not lines:
-        return ""
-    plane = _Plane(lines, least=least)
-    parts = [_axes(plane)]
-    ends = []
-    note = ""
-    for line in lines:
-        places = {epoch: (plane.x(epoch), plane.y(value)) for epoch, value in line.points.items()}
-        path = "L".join(f"{x} {y}" for x, y in places.values())
-        x, y = places[max(places)]
-        ends.append((x, y))
-        parts.append(f'<path class="line {line.style}" d="M{path}"/>')
-        parts.append(f'<circle class="dot {line.style}" cx="{x}" cy="{y}" r="4"/>')
-        if line.name == best:
-            top = max(line.points, key=lambda epoch: line.points[epoch])
-            x, y = places[top]
-            parts.append(f'<circle class="ring {line.style}" cx="{x}" cy="{y}" r="6.5"/>')
-            note = f"best {best} {line.points[top]:.4f} in epoch {top}"
-    heights = _spread([y for _, y in ends], gap=17, low=plane.top + 4, high=plane.bottom - 6)
-    for line, (x, _), y in zip(lines, ends, heights, strict=True):
-        value = line.points[max(line.points)]
-        text = f"{value:.3f}" if value < 1 else f"{value:#.3g}".rstrip(".")
-        name = f"{line.name} <tspan class=tick>{text}</tspan>"
-        parts.append(f'<text class="label {line.style}" x="{x + 12:.1f}" y="{y + 4:.1f}">{name}</text>')
-    parts.append(_strips(plane, lines))
-    return (
-        f"<figure class=chart><figcaption>{title} <span>{note}</span></figcaption>"
-        f'<svg viewBox="0 0 {plane.width} {plane.height}" role="img" aria-label="{title} by epoch">'
-        f"{''.join(parts)}</svg></figure>"
-    )
-
-
-def _axes(plane: _Plane) -> str:
-    parts = []
-    for tick in plane.ticks:
-        y = plane.y(tick)
-        style = "axis" if tick == plane.ticks[0] else "grid"
-        parts.append(f'<path class={style} d="M{plane.left} {y}H{plane.right}"/>')
-        parts.append(f'<text class=tick x="{plane.left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    labels = [(plane.x(epoch), plane.bottom + 18, str(epoch)) for epoch in _epoch_ticks(plane.epochs)]
-    labels.append(((plane.left + plane.right) / 2, plane.height - 4, "epoch"))
-    parts += [f'<text class=tick x="{x}" y="{y}" text-anchor="middle">{text}</text>' for x, y, text in labels]
-    return "".join(parts)
-
-
-def _strips(plane: _Plane, lines: Sequence[_Line]) -> str:
-    """A strip an epoch to point at: it shows a rule, and the values as a tooltip."""
-    width = (plane.right - plane.left) / max(1, len(plane.epochs) - 1)
-    parts = []
-    for epoch in plane.epochs:
-        x = plane.x(epoch)
-        told = [f"{line.name} {line.points[epoch]:.4g}" for line in lines if epoch in line.points]
-        text = "\n".join([f"epoch {epoch}", *told])
-        parts.append(
-            f'<g class=hit><rect x="{x - width / 2:.1f}" y="{plane.top}" width="{width:.1f}" '
-            f'height="{plane.bottom - plane.top}"/><path d="M{x} {plane.top}V{plane.bottom}"/><title>{text}</title></g>'
-        )
-    return "".join(parts)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, about five, that reach from below ``low`` to above ``high``."""
-    span = high - low or 1.0
-    power = 10.0 ** math.floor(math.log10(span / 5))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if span / (factor * power) <= 5.5)
-    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
-    return [round(number * step, 12) for number in range(first, last + 1)]
-
-
-def _epoch_ticks(epochs: Sequence[int]) -> list[int]:
-    """Some of the epochs: at most eight, at round numbers."""
-    span = epochs[-1] - epochs[0]
-    steps = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
-    step = next(step for step in steps if span / step < 8)
-    return [epoch for epoch in range(epochs[0], epochs[-1] + 1) if epoch % step == 0] or [epochs[-1]]
-
-
-def _spread(places: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart, in their order, so that none covers another."""
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    spread = list(places)
-    limit = low
-    for index in order:
-        spread[index] = limit = max(places[index], limit)
-        limit += gap
-    limit = high
-    for index in reversed(order):
-        spread[index] = limit = min(spread[index], limit)
-        limit -= gap
-    return spread
 
 
 def _pictures(paths: Sequence[Path]) -> str:

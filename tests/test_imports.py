@@ -16,10 +16,10 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the lowest layer to the highest: a module imports from its own layer or from those below it.
 LAYERS = [
-    {"errors", "types", "cache", "ops"},
+    {"errors", "types", "files", "cache", "ops"},
     {"download"},
     {"backbones"},
-    {"models", "data", "metrics", "visualize", "profiler", "schema", "overrides", "config", "hardware"},
+    {"models", "data", "metrics", "visualize", "charts", "profiler", "schema", "overrides", "config", "hardware"},
     {"checkpoint", "callbacks", "inference", "report", "outputs"},
     {"module"},
     {"build"},

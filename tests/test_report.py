@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from mnvision.errors import UserError
-from mnvision.report import _epoch_ticks, _spread, _ticks, read_history, write_report
+from mnvision.report import read_history, write_report
 
 NASTY = """<script>alert('1')</script> & "two" {three} \u00e9\u4e2d"""
 VOID = {"meta", "img", "br", "link", "hr", "input"}
-COLUMNS = "epoch,step,train/loss_epoch,train/loss_step,train/images_per_second,train/peak_memory_mb"
+COLUMNS = "epoch,step,train/loss,train/loss_step,train/images_per_second,train/peak_memory_mb"
 COLUMNS += ",val/loss,val/map,val/map_50"
 
 
@@ -100,7 +100,7 @@ def test_sparse_rows_become_values_by_epoch(tmp_path):
         "4,6",
     )
     history = read_history(tmp_path / "metrics.csv")
-    assert history["train/loss_epoch"] == {1: 6.0, 2: 5.0, 3: 4.0}
+    assert history["train/loss"] == {1: 6.0, 2: 5.0, 3: 4.0}
     assert history["val/loss"] == {1: 5.0, 3: 3.0}
     assert history["val/map"] == {1: 0.1, 3: 0.3}
     assert history["train/images_per_second"] == {1: 80.0, 2: 90.0}
@@ -117,6 +117,16 @@ def test_an_evaluation_alone_has_no_curves_and_no_empty_sections(tmp_path):
     assert "0.2500" in page.texts_in("td")
     assert "images/s" not in page.text
     assert report(tmp_path).texts_in("h2") == []
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_numbers_of_either_split_fill_the_page(tmp_path, split):
+    numbers = {"loss": 3.0, "map": 0.25, "map_50": 0.5, "mar_1": 0.125}
+    page = report(tmp_path, numbers={f"{split}/{name}": value for name, value in numbers.items()})
+    assert page.texts_in("b") == ["0.250", "0.500"]
+    assert {"0.2500", "0.5000", "0.1250"} <= set(page.texts_in("td"))
+    assert "loss 3.0000" in page.texts_in("p")
+    assert f"{split}/" not in page.text
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 300])
@@ -258,44 +268,8 @@ def test_the_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mnvision.report.os.replace", fail)
+    monkeypatch.setattr("mnvision.files.os.replace", fail)
     with pytest.raises(UserError, match=r"report\.html: No space left"):
         write_report(tmp_path, title="second", facts={}, numbers={}, per_class={})
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert "first" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 0.42, [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
-        (0, 9.1, [0, 2, 4, 6, 8, 10]),
-        (0, 0, [0, 0.2]),
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (-1.2, 1.3, [-1.5, -1, -0.5, 0, 0.5, 1, 1.5]),
-        (0, 1234, [0, 250, 500, 750, 1000, 1250]),
-    ],
-)
-def test_ticks_are_round_and_enclose_the_values(low, high, ticks):
-    assert _ticks(low, high) == pytest.approx(ticks)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "ticks"),
-    [
-        ([1], [1]),
-        ([7], [7]),
-        ([1, 2, 3], [1, 2, 3]),
-        (range(1, 13), [2, 4, 6, 8, 10, 12]),
-        ([1, 300], [50, 100, 150, 200, 250, 300]),
-    ],
-)
-def test_epochs_have_few_whole_ticks(epochs, ticks):
-    assert _epoch_ticks(list(epochs)) == ticks
-
-
-def test_labels_do_not_cover_each_other():
-    assert _spread([50, 20], gap=17, low=0, high=100) == [50, 20]
-    assert _spread([50, 49], gap=17, low=0, high=100) == [66, 49]
-    assert _spread([99, 98], gap=17, low=0, high=100) == [100, 83]
-    assert _spread([1, 2, 3], gap=17, low=10, high=100) == [10, 27, 44]

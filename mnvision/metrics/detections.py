@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.files import write_text
 from mnvision.types import Annotations, UserError
 
 
@@ -103,14 +104,5 @@ def write_predictions(results: Sequence[dict[str, Any]], path: str | os.PathLike
         UserError: If the file cannot be written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(list(results), allow_nan=False), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write the predictions to {path}: {error.strerror or error}.") from error
+    write_text(path, json.dumps(list(results), allow_nan=False), what="the predictions")
     return path
