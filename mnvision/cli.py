@@ -1,4 +1,4 @@
-"""The command line: ``mnvision train | eval | predict`` and the scripts of ``tools/``.
+"""The command line: ``mnvision train | eval | predict | profile`` and the scripts of ``tools/``.
 
 Hydra composes the configuration and this file checks it, so that every wrong key is answered with the nearest right
 one; only then is the rest of the program loaded, and torch with it.
@@ -48,6 +48,7 @@ COMMANDS = {
     "train": "train a model, evaluate it every epoch, keep the best checkpoint",
     "eval": "measure a checkpoint, or a model with pretrained weights, on a data set",
     "predict": "annotated pictures and a JSON file of what a model finds",
+    "profile": "exact mult-adds and parameters of a model, layer by layer; reads no data and no weights",
 }
 HELP = """\
 mnvision {version}: MobileNet for every vision task of its paper
@@ -63,6 +64,7 @@ Examples:
   mnvision train data=coco data.root=/data/coco
   mnvision eval ckpt=runs/ssd/.../checkpoints/best.ckpt
   mnvision predict ckpt=best.ckpt source=photos/
+  mnvision profile backbone.alpha=0.75
 
 `mnvision COMMAND --help` lists its groups and every key with its value.
 Set MNVISION_TRACEBACK=1 for the traceback of an error."""
@@ -103,17 +105,29 @@ def main() -> None:
 
 def main_train() -> None:
     """What ``tools/train.py`` does; the same as ``mnvision train``."""
-    _launch("train", sys.argv[1:], program=sys.argv[:1])
+    _launch_script("train")
 
 
 def main_eval() -> None:
     """What ``tools/eval.py`` does; the same as ``mnvision eval``."""
-    _launch("eval", sys.argv[1:], program=sys.argv[:1])
+    _launch_script("eval")
 
 
 def main_predict() -> None:
     """What ``tools/predict.py`` does; the same as ``mnvision predict``."""
-    _launch("predict", sys.argv[1:], program=sys.argv[:1])
+    _launch_script("predict")
+
+
+def main_profile() -> None:
+    """What ``tools/profile.py`` does; the same as ``mnvision profile``."""
+    _launch_script("profile")
+
+
+def _launch_script(command: str) -> None:
+    """Launch without the scripts' folder among those of modules: its ``profile`` would hide Python's own."""
+    folder = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != folder]
+    _launch(command, sys.argv[1:], program=sys.argv[:1])
 
 
 def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -> None:
@@ -125,11 +139,14 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
         if is_sweep(arguments):
             overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if names_one_folder(word)]
             _check_sweep(overrides, command=command)
-        _compose(
-            overrides,
-            command=command,
-            job=lambda cfg: _run(cfg, command=command, arguments=arguments, program=program),
-        )
+        with contextlib.ExitStack() as stack:
+            if command == "profile" and is_sweep(arguments):
+                overrides.append(stack.enter_context(_passing_sweep_folder()))
+            _compose(
+                overrides,
+                command=command,
+                job=lambda cfg: _run(cfg, command=command, arguments=arguments, program=program),
+            )
     except KeyboardInterrupt:
         raise SystemExit(_interrupted()) from None
     except SystemExit as error:
@@ -175,31 +192,42 @@ def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Se
     hydra_cfg = HydraConfig.get()
     plain = _prepare(cfg, command=command)
     job_arguments = list(arguments)
-    if hydra_cfg.mode == RunMode.MULTIRUN:
+    sweep = hydra_cfg.mode == RunMode.MULTIRUN
+    if sweep:
+        words = [word.lstrip("+") for word in hydra_cfg.overrides.task]
+        logger.info("run %s of the sweep: %s", hydra_cfg.job.num, " ".join(words))
+    if sweep and "output_dir" in plain:  # else the command writes no folder
         parent = plain["output_dir"] or os.path.abspath(hydra_cfg.sweep.dir)
         plain["output_dir"] = os.path.join(parent, str(hydra_cfg.job.num))
         flags = [word for word in arguments if not is_override(word) and word not in SWEEP_FLAGS]
         searchpath = [word for word in hydra_cfg.overrides.hydra if word.startswith("hydra.searchpath=")]
         output_dir = "++output_dir=" + quote(plain["output_dir"])
         job_arguments = [*flags, *searchpath, *hydra_cfg.overrides.task, output_dir]
-        words = [word.lstrip("+") for word in hydra_cfg.overrides.task]
-        logger.info("run %s of the sweep: %s", hydra_cfg.job.num, " ".join(words))
     plain["overrides"] = override_keys(hydra_cfg.overrides.task)
     plain["override_words"] = [word.lstrip("+") for word in hydra_cfg.overrides.task]
 
-    from mnvision import run  # torch and lightning: seconds that a typo does not wait for
-
-    functions = {"train": run.train, "eval": run.evaluate, "predict": run.predict}
+    function = _load(command)
     # Lightning starts the processes of further GPUs with sys.argv: each must run this one job and no other.
     with _process([*program, *job_arguments], os.environ):
-        functions[command](plain)
+        function(plain)
     _leave_process_group()
+
+
+def _load(command: str) -> Callable[[dict[str, Any]], object]:
+    """The function of a command, and with it torch and lightning: seconds that a typo does not wait for."""
+    if command == "profile":
+        from mnvision import costs
+
+        return costs.print_costs
+    from mnvision import run
+
+    return {"train": run.train, "eval": run.evaluate, "predict": run.predict}[command]
 
 
 def _prepare(cfg: DictConfig, *, command: str) -> dict[str, Any]:
     config.validate(cfg, command=command)
     plain = config.absolute_paths(config.to_plain(cfg), start=Path.cwd())
-    config.check_files(plain)
+    config.check_files(plain, command=command)
     return plain
 
 
@@ -214,9 +242,15 @@ def _check_sweep(overrides: Sequence[str], *, command: str) -> None:
     """Check all jobs of a sweep before the first one starts: the typo in the last may be hours away."""
     if any(word.startswith(("hydra/sweeper=", "hydra/launcher=")) for word in overrides):
         return  # another sweeper makes up its jobs as it goes, another launcher may run them elsewhere
-    with tempfile.TemporaryDirectory() as folder:
-        sweep_dir = "hydra.sweep.dir=" + quote(folder)
+    with _passing_sweep_folder() as sweep_dir:
         _compose([*overrides, sweep_dir], command=command, job=lambda cfg: _check_job(cfg, command=command))
+
+
+@contextlib.contextmanager
+def _passing_sweep_folder() -> Iterator[str]:
+    """The override that has Hydra write its record of a sweep into a folder that is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield "hydra.sweep.dir=" + quote(folder)
 
 
 def _check_job(cfg: DictConfig, *, command: str) -> None:

@@ -23,7 +23,7 @@ from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, accepts, choices, des
 ALLOWED_TARGETS = ("torch.optim.", "torchvision.", "torch.", "mnvision.", "lightning.")
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
-PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "data.root", "task.weights", "backbone.weights")
+PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights")
 # Text that ends like this means a file, and no known name.
 WEIGHT_SUFFIXES = (".npz", ".h5", ".hdf5", ".pt", ".pth", ".ckpt", ".safetensors")
 
@@ -35,7 +35,7 @@ def validate(cfg: DictConfig | Mapping[str, Any], *, command: str = "train") -> 
 
     Args:
         cfg: What Hydra composed, or the same as plain nested dicts.
-        command: ``train``, ``eval`` or ``predict``: the keys at the top differ.
+        command: A key of ``COMMANDS``: the keys at the top differ.
 
     Raises:
         ConfigError: One message with a line for each unknown key (and the nearest right one), wrong type, value out
@@ -163,19 +163,21 @@ def absolute_paths(cfg: Mapping[str, Any], *, start: Path) -> dict[str, Any]:
     return result
 
 
-def check_files(cfg: Mapping[str, Any]) -> None:
+def check_files(cfg: Mapping[str, Any], *, command: str = "train") -> None:
     """Check that what a command reads first is there, before anything slow starts.
 
     Args:
         cfg: A valid configuration with absolute paths.
+        command: A key of ``COMMANDS``: ``profile`` reads a checkpoint at most, neither data nor weights.
 
     Raises:
         ConfigError: One message with a line for each file or folder that is not there.
     """
     paths = {"ckpt": cfg.get("ckpt"), "resume": cfg.get("resume")}
-    if cfg["data"]["name"] == "coco":
+    reads_all = command != "profile"
+    if reads_all and cfg["data"]["name"] == "coco":
         paths["data.root"] = cfg["data"]["root"]
-    for section in ("task", "backbone"):  # weights may be a name or an address as well
+    for section in ("task", "backbone") if reads_all else ():  # weights may be a name or an address as well
         weights = _mapping(cfg.get(section)).get("weights")
         if isinstance(weights, str) and "://" not in weights and _is_path(weights):
             paths[f"{section}.weights"] = weights
@@ -263,7 +265,7 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
             yield "backbone.rho", str(error)
     if (steps := right("scheduler.milestones")) and any(a >= b for a, b in zip(steps[0], steps[0][1:], strict=False)):
         yield "scheduler.milestones", f"expected rising epochs, got {_show(steps[0])}"
-    if command != "train" and right("ckpt", "task.weights") == [None, None]:
+    if command in ("eval", "predict") and right("ckpt", "task.weights") == [None, None]:
         yield (
             "ckpt",
             "missing, expected a checkpoint; or give task.weights=... for a model built from the configuration",

@@ -94,12 +94,15 @@ class Profile:
         for kind, (mult_adds, parameters) in self.by_kind().items():
             shares = 100 * mult_adds / self.mult_adds, 100 * parameters / self.parameters
             rows.append((kind, f"{mult_adds:,}", f"{shares[0]:.2f} %", f"{parameters:,}", f"{shares[1]:.2f} %"))
-        rows.append(("all", f"{self.mult_adds:,}", "", f"{self.parameters:,}", ""))
+        rows.append(("all", f"{self.mult_adds:,}", "100.00 %", f"{self.parameters:,}", "100.00 %"))
+        size = f"{self.image_size}x{self.image_size}"
         note = (
-            f"At {self.image_size}x{self.image_size}. Left out: {LEFT_OUT}.\n"
-            f"Trainable with biases and BatchNorm: {self.trainable:,}; with running statistics: {self.total:,}."
+            f"Counted: convolutions and fully connected layers, for one picture of {size}.\n"
+            f"Left out: {LEFT_OUT}.\n"
+            f"All parameters, with biases, gamma and beta: {self.trainable:,}; "
+            f"with BatchNorm's mean and variance: {self.total:,}."
         )
-        return f"{_align(rows, left=1)}\n{note}"
+        return f"{_align(rows, left=1)}\n\n{note}"
 
     def csv(self) -> str:
         """All layers as CSV with a header."""

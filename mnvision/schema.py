@@ -152,18 +152,24 @@ class Command:
     """Keys at the top of every command's configuration."""
 
     seed: Natural
+
+
+@dataclasses.dataclass
+class Writing(Command):
+    """Keys at the top of the commands that write a folder."""
+
     output_dir: FilePath | None
 
 
 @dataclasses.dataclass
-class Train(Command):
+class Train(Writing):
     """Keys at the top of ``train``."""
 
     resume: FilePath | None
 
 
 @dataclasses.dataclass
-class Eval(Command):
+class Eval(Writing):
     """Keys at the top of ``eval``."""
 
     ckpt: FilePath | None
@@ -171,7 +177,7 @@ class Eval(Command):
 
 
 @dataclasses.dataclass
-class Predict(Command):
+class Predict(Writing):
     """Keys at the top of ``predict``."""
 
     ckpt: FilePath | None
@@ -180,7 +186,16 @@ class Predict(Command):
     batch_size: Count
 
 
-COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict}
+@dataclasses.dataclass
+class Profile(Command):
+    """Keys at the top of ``profile``."""
+
+    ckpt: FilePath | None
+    num_classes: Count
+    csv: FilePath | None
+
+
+COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "profile": Profile}
 # The schema of a section by its `name`; one without a name has one schema.
 SECTIONS: dict[str, dict[str, type]] = {
     "task": {"ssd": SSD},

@@ -23,7 +23,7 @@ LAYERS = [
     {"checkpoint", "callbacks", "inference", "report", "outputs"},
     {"module"},
     {"build"},
-    {"run"},
+    {"run", "costs"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
