@@ -205,12 +205,44 @@ def build_trainer(
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device that an accelerator's name stands for on this machine."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    """The device that an accelerator's name (``auto cpu gpu mps``) stands for on this machine.
+
+    Raises:
+        UserError: If there is none of the kind.
+    """
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.device("cuda")
-    if accelerator == "mps" or (accelerator in ("auto", "gpu") and torch.backends.mps.is_available()):
+    if accelerator != "cpu" and torch.backends.mps.is_available():
         return torch.device("mps")
-    return torch.device("cpu")
+    if accelerator in ("auto", "cpu"):
+        return torch.device("cpu")
+    raise UserError(
+        f"trainer.accelerator={accelerator}: PyTorch {torch.__version__} finds no such device here; "
+        "trainer.accelerator=auto takes the best one there is"
+    )
+
+
+def check_devices(cfg: Config) -> None:
+    """Check that the accelerator and the devices of the trainer section are there, before anything is written.
+
+    Raises:
+        UserError: If they are not.
+    """
+    kind, devices = choose_device(cfg["trainer"]["accelerator"]).type, cfg["trainer"]["devices"]
+    if devices == "auto":
+        return
+    if kind == "cpu" and isinstance(devices, list):
+        raise UserError(
+            f"trainer.devices={devices}: a list is of GPU numbers, and this run is on the CPU; give a count"
+        )
+    if kind == "cpu":
+        return  # so many processes
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    wanted = devices if isinstance(devices, list) else range(devices)
+    if not all(number < count for number in wanted):
+        raise UserError(
+            f"trainer.devices={devices}: there are {count} here, numbered from 0; trainer.devices=auto takes all"
+        )
 
 
 def choose_precision(precision: str | int, accelerator: str) -> str:

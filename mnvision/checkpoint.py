@@ -67,8 +67,10 @@ def load_model(path: str | Path, *, task: str | None = None) -> TaskModel:
     return model_from_checkpoint(read_checkpoint(path), path=path, task=task)
 
 
-def model_from_checkpoint(content: dict[str, Any], *, path: str | Path, task: str | None = None) -> TaskModel:
-    """``load_model`` for a checkpoint that is read already."""
+def model_from_checkpoint(
+    content: dict[str, Any], *, path: str | Path, task: str | None = None, key: str = "ckpt"
+) -> TaskModel:
+    """``load_model`` for a checkpoint that is read already; ``key`` is what the user gave it as."""
     try:
         stated = dict(content[SECTION]["model"])
         spec = ModelSpec(**{**stated, "preprocessing": Preprocessing(**stated["preprocessing"])})
@@ -79,18 +81,18 @@ def model_from_checkpoint(content: dict[str, Any], *, path: str | Path, task: st
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"ckpt: {path} describes its model in a way that mnvision {__version__} does not know "
+            f"{key}: {path} describes its model in a way that mnvision {__version__} does not know "
             f"({type(error).__name__}: {_first_line(error)}); it may be of a newer version"
         ) from error
     if spec.task not in TASKS:
-        raise UserError(f"ckpt: {path} holds a model of task {spec.task}, which this version does not know")
+        raise UserError(f"{key}: {path} holds a model of task {spec.task}, which this version does not know")
     if task is not None and spec.task != task:
-        raise UserError(f"ckpt: {path} holds a model of task {spec.task}, expected one of task {task}")
+        raise UserError(f"{key}: {path} holds a model of task {spec.task}, expected one of task {task}")
     model = build_model(spec)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"ckpt: {path} does not fit the model it describes: {_first_line(error)}") from error
+        raise UserError(f"{key}: {path} does not fit the model it describes: {_first_line(error)}") from error
     return model.eval()
 
 

@@ -20,7 +20,6 @@ from mnvision.errors import ConfigError, UserError
 from mnvision.ops.resolution import input_size
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, accepts, choices, describe, fields
 
-ALLOWED_TARGETS = ("torch.optim.", "torchvision.", "torch.", "mnvision.", "lightning.")
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
 PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights")
@@ -115,7 +114,7 @@ def did_you_mean(word: object, words: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def resolve_target(path: str, *, allowed: Sequence[str] = ALLOWED_TARGETS) -> type:
+def resolve_target(path: str, *, allowed: Sequence[str]) -> type:
     """Import the class that a ``_target_`` names. Only listed packages: a name in a file can run no other code.
 
     Args:

@@ -26,6 +26,28 @@ PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictu
 FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
 
 
+def check_run_folder(cfg: Mapping[str, Any], *, overwrite: str | None = None) -> None:
+    """Refuse an ``output_dir`` that holds a training already: nothing that was learnt is overwritten.
+
+    Args:
+        cfg: The configuration of the run.
+        overwrite: A checkpoint: the training in whose folder it lies may be gone on with.
+
+    Raises:
+        UserError: If there are checkpoints in the folder.
+    """
+    if cfg["output_dir"] is None or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    checkpoints = Path(cfg["output_dir"]).absolute() / "checkpoints"
+    if not any(checkpoints.glob("*.ckpt")) or (overwrite and Path(overwrite).absolute().parent == checkpoints):
+        return
+    last = checkpoints / "last.ckpt"
+    raise UserError(
+        f"output_dir: {checkpoints.parent} holds a training already; give another folder"
+        + (f", or resume={last} to go on with it" if last.is_file() else "")
+    )
+
+
 def run_folder(cfg: Mapping[str, Any]) -> Path:
     """Make the folder of a run: ``output_dir``, or a new one under ``runs/`` named after the task and the time.
 

@@ -23,6 +23,7 @@ from mnvision.config import to_yaml
 from mnvision.data.datamodule import DetectionDataModule, Split
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
+from mnvision.files import write_text
 from mnvision.hardware import keep_freed_memory
 from mnvision.inference import for_inference
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
@@ -31,15 +32,21 @@ from mnvision.models.base import TaskModel
 from mnvision.models.ssd import SSD
 from mnvision.module import VisionModule
 from mnvision.ops.image import read_image
-from mnvision.outputs import annotated_names, prediction_entry, run_folder, write_picture, write_pictures
+from mnvision.outputs import (
+    annotated_names,
+    check_run_folder,
+    prediction_entry,
+    run_folder,
+    write_picture,
+    write_pictures,
+)
 from mnvision.profiler import profile
+from mnvision.recall import go_on, recall, reproduce
 from mnvision.report import write_report
 from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-# Keys of the trainer that the numbers of an evaluation depend on.
-MEASURING = ("trainer.precision", "trainer.channels_last", "trainer.limit_val_batches")
 
 
 def train(cfg: Config) -> dict[str, float]:
@@ -54,10 +61,12 @@ def train(cfg: Config) -> dict[str, float]:
         UserError: If the data, the weights or the checkpoint do not suit; no folder is made then. Or if training fails.
     """
     saved = read_checkpoint(cfg["resume"], key="resume") if cfg["resume"] else None
-    cfg = build.settle_learning_rate(cfg) if saved is None else _go_on(cfg, saved)
+    cfg = build.settle_learning_rate(cfg) if saved is None else go_on(cfg, saved)
+    build.check_devices(cfg)
+    check_run_folder(cfg, overwrite=cfg["resume"])
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
-        model = model_from_checkpoint(saved, path=cfg["resume"]).train()
+        model = model_from_checkpoint(saved, path=cfg["resume"], key="resume").train()
         data = _data_for(model, cfg)
         data.setup("fit")
     else:
@@ -65,7 +74,7 @@ def train(cfg: Config) -> dict[str, float]:
         data.setup("fit")
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
     logger.info("%s", model_line(model, precision=_precision(cfg)))
-    if is_folded(model) and cfg["trainer"]["unfold"] and saved is None:
+    if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
     module = VisionModule(
         model,
@@ -127,6 +136,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
         raise UserError(
             "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
         )
+    build.check_devices(cfg)
+    check_run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
         model: TaskModel = _detector(model_from_checkpoint(saved, path=cfg["ckpt"]), command="eval")
@@ -161,6 +172,8 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     Raises:
         UserError: If pictures could not be read; the others are written all the same.
     """
+    device = build.choose_device(cfg["trainer"]["accelerator"])
+    check_run_folder(cfg)
     pictures = find_pictures(cfg["source"])
     if cfg["ckpt"]:
         model = model_from_checkpoint(read_checkpoint(cfg["ckpt"]), path=cfg["ckpt"])
@@ -174,7 +187,6 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     if cfg["trainer"]["keep_memory"]:
         keep_freed_memory()
     line = model_line(model, precision="32")
-    device = build.choose_device(cfg["trainer"]["accelerator"])
     model = for_inference(model, device=device, batch_size=cfg["batch_size"])
     folder = run_folder(cfg)
     logger.info("%s", line)
@@ -189,7 +201,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
             write_picture(annotated, draw_detections(image, detections, model.spec.classes))
             entries.append(prediction_entry(path, image, detections, spec=model.spec, annotated=annotated.name))
     seconds = time.perf_counter() - started
-    (folder / "predictions.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    write_text(folder / "predictions.json", json.dumps(entries, indent=1))
     count = sum(len(entry["detections"]) for entry in entries)
     logger.info("%d detections in %d pictures, %.1f pictures a second", count, len(entries), len(entries) / seconds)
     logger.info("written: %s", folder)
@@ -197,59 +209,6 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         reasons = "\n".join(f"  {reason}" for reason in failures)
         raise UserError(f"{len(failures)} of {len(pictures)} pictures were left out:\n{reasons}")
     return entries
-
-
-def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> Config:
-    """Take what a checkpoint was trained with, except for what the user asked for on the command line.
-
-    Args:
-        cfg: The configuration of this command; ``cfg["overrides"]`` names the keys of the command line.
-        saved: The configuration in the checkpoint.
-        keys: What to take: sections, or single keys as ``section.key``. By default all sections and the top-level
-            values.
-    """
-    given = set(cfg["overrides"])
-    recalled = dict(cfg)
-    for section, values in saved.items():
-        if section in given | {"overrides", "override_words", "resume", "ckpt", "output_dir"}:
-            continue
-        if not isinstance(values, dict):
-            if keys is None:
-                recalled[section] = values
-            continue
-        mine = cfg.get(section, {})
-        if keys is None or section in keys:
-            same = all(mine.get(name) == values.get(name) for name in ("name", "_target_"))
-            # A key that is newer than the checkpoint takes its default.
-            recalled[section] = {
-                **(mine if same else {}),
-                **values,
-                **{key: mine[key] for key in mine if f"{section}.{key}" in given},
-            }
-        else:
-            names = [f"{section}.{key}" for key in values]
-            taken = {name.split(".")[1] for name in names if name in keys and name not in given}
-            recalled[section] = {**mine, **{key: values[key] for key in values if key in taken}}
-    return recalled
-
-
-def _go_on(cfg: Config, saved: Mapping[str, Any]) -> Config:
-    """The configuration with which an interrupted run goes on: its own, but for what the user changed."""
-    resume = cfg["resume"]
-    if "optimizer_states" not in saved:
-        raise UserError(f"resume: {resume} holds a model alone; give the checkpoints/last.ckpt of the run")
-    fixed = ("task", "backbone", "optimizer", "experiment")
-    changed = [key for key in cfg["overrides"] if key.split(".")[0] in fixed]
-    if changed:
-        raise UserError(
-            f"resume: {', '.join(changed)} cannot change while a run goes on: leave it out, or start a new run with "
-            f"task.weights={resume}"
-        )
-    cfg = recall(cfg, saved[SECTION]["config"])
-    checkpoints = Path(resume).absolute().parent
-    if cfg["output_dir"] is None and checkpoints.name == "checkpoints":
-        cfg["output_dir"] = str(checkpoints.parent)
-    return cfg
 
 
 def _data_for(model: TaskModel, cfg: Config) -> DetectionDataModule:
@@ -324,50 +283,20 @@ def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder
     if not isinstance(metric, CocoMetric):
         raise TypeError(f"evaluation needs a CocoMetric, got {type(metric).__name__}")
     logged = trainer.validate(module, datamodule=data, verbose=False)[0]
-    numbers = {name: round(float(value), 6) for name, value in logged.items()}
+    plain = {name.removeprefix("val/"): round(float(value), 6) for name, value in logged.items()}
+    numbers = {f"{data.split}/{name}": value for name, value in plain.items()}
     if trainer.is_global_zero:
         per_class = metric.per_class()
-        plain = {name.removeprefix("val/"): value for name, value in numbers.items()}
         logger.info("\n%s\n\n%s", coco_table(plain), class_table(per_class, ends=10))
-        (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+        write_text(folder / "metrics.json", json.dumps(numbers, indent=1))
         write_predictions(metric.results(), folder / "predictions.json")
     return numbers
 
 
 def _describe(folder: Path, model: TaskModel, cfg: Config) -> None:
     """Write what the run is: its configuration, and the costs of every layer of its model."""
-    (folder / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
-    (folder / "profile.csv").write_text(profile(model).csv(), encoding="utf-8")
-
-
-def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
-    """The commands that measure a model again and use it, each as its arguments.
-
-    A checkpoint brings its own data section, so that only what the user changed is said again; what is built from the
-    configuration needs all of the user's words.
-
-    Args:
-        cfg: The configuration; ``cfg["override_words"]`` is what the user typed.
-        ckpt: The checkpoint, if the model comes from one.
-    """
-
-    def typed(*keys: str) -> list[str]:
-        named = [(word, word.lstrip("~").split("=", 1)[0]) for word in cfg["override_words"]]
-        return [word for word, key in named if key in keys or key.split(".")[0] in keys]
-
-    source = "source=photos/"
-    if ckpt is not None:
-        split = ["split=train"] if cfg.get("split") == "train" else []
-        changed = typed("data", *MEASURING)
-        return [
-            ["mnvision", "eval", f"ckpt={ckpt}", *split, *changed],
-            ["mnvision", "predict", f"ckpt={ckpt}", source],
-        ]
-    sections = ("task", "backbone", "data", "experiment")
-    return [
-        ["mnvision", "eval", *typed(*sections, "optimizer", "scheduler", "trainer", "seed", "split")],
-        ["mnvision", "predict", *typed(*sections), source],
-    ]
+    write_text(folder / "config.yaml", to_yaml(cfg))
+    write_text(folder / "profile.csv", profile(model).csv())
 
 
 def _report(

@@ -109,15 +109,34 @@ class Shapes(Coco):
 
 
 @dataclasses.dataclass
-class Scheduler:
-    """Keys of ``scheduler``."""
+class Constant:
+    """Keys of ``scheduler`` where its name is ``constant``; the others have them too."""
 
-    name: Literal["cosine", "exponential", "multistep", "constant"]
+    name: str
     warmup_epochs: NotNegative
+
+
+@dataclasses.dataclass
+class Cosine(Constant):
+    """Keys of ``scheduler`` where its name is ``cosine``."""
+
+    final_factor: Fraction
+
+
+@dataclasses.dataclass
+class Exponential(Constant):
+    """Keys of ``scheduler`` where its name is ``exponential``."""
+
     gamma: Share
     every_epochs: Positive
+
+
+@dataclasses.dataclass
+class MultiStep(Constant):
+    """Keys of ``scheduler`` where its name is ``multistep``."""
+
+    gamma: Share
     milestones: list[Count]
-    final_factor: Fraction
 
 
 @dataclasses.dataclass
@@ -140,7 +159,6 @@ class Trainer:
     progress_bar: bool
     log_every_steps: Count
     tensorboard: bool
-    unfold: bool
     unfold_batches: Count
     pictures: Natural
     deterministic: bool
@@ -200,7 +218,7 @@ COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "
 SECTIONS: dict[str, dict[str, type]] = {
     "task": {"ssd": SSD},
     "backbone": {"mobilenet_v1": MobileNetV1},
-    "scheduler": dict.fromkeys(("cosine", "exponential", "multistep", "constant"), Scheduler),
+    "scheduler": {"cosine": Cosine, "exponential": Exponential, "multistep": MultiStep, "constant": Constant},
     "trainer": {"": Trainer},
     "data": {"shapes": Shapes, "coco": Coco},
 }

@@ -167,11 +167,32 @@ def test_a_cpu_without_bfloat16_trains_in_float32(monkeypatch, tmp_path):
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert [build.choose_device(name).type for name in ("auto", "gpu", "cuda", "cpu")] == ["cuda"] * 3 + ["cpu"]
+    assert [build.choose_device(name).type for name in ("auto", "gpu", "cpu")] == ["cuda", "cuda", "cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [build.choose_device(name).type for name in ("auto", "gpu", "cpu", "mps")] == ["cpu"] * 3 + ["mps"]
+    assert [build.choose_device(name).type for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    for name in ("gpu", "mps"):
+        with pytest.raises(UserError, match=f"trainer.accelerator={name}: .* no such device"):
+            build.choose_device(name)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert [build.choose_device(name).type for name in ("auto", "gpu", "cpu")] == ["mps", "mps", "cpu"]
+    assert [build.choose_device(name).type for name in ("auto", "gpu", "mps", "cpu")] == ["mps"] * 3 + ["cpu"]
+
+
+def test_devices_that_are_not_there(monkeypatch):
+    def check(devices):
+        build.check_devices({"trainer": {"accelerator": "auto", "devices": devices}})
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    check(3)
+    with pytest.raises(UserError, match="is on the CPU; give a count"):
+        check([0, 1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for devices in ("auto", 2, [1]):
+        check(devices)
+    for devices in (3, [0, 2]):
+        with pytest.raises(UserError, match="there are 2 here"):
+            check(devices)
 
 
 # data and model
@@ -202,7 +223,6 @@ def test_data_and_model_agree_on_the_input_size(size, rho, expected):
         (["train", "experiment=paper_ssd300", "data=shapes"], 300),
         (["train", "task.weights=own"], 96),
         (["predict", "task.weights=own", "source=x"], 96),
-        (["predict", "task.weights=own", "source=x", "backbone.rho=0.5"], 96),  # theirs contains their rho
         (["eval", "task.weights=own", "task.image_size=128"], 128),
         (["predict", "task.weights=published", "source=x", "backbone.alpha=0.75"], 300),
     ],
@@ -220,6 +240,14 @@ def test_input_size_of_commands(words, expected, tmp_path, request):
     assert build.build_model(cfg, classes=["a"], category_ids=[1]).preprocessing.size == expected
     if cfg["data"]["name"] == "shapes":
         assert build.build_data(cfg, preprocessing=Preprocessing(expected)).preprocessing.size == expected
+
+
+def test_rho_beside_the_input_size_of_the_weights(tmp_path):
+    save_model(create_model("ssd", alpha=0.25, image_size=96, num_classes=1), tmp_path / "own.ckpt")
+    words = ("backbone.alpha=0.25", f"task.weights={tmp_path}/own.ckpt", "backbone.rho=0.857")
+    with pytest.raises(UserError, match="backbone.rho=0.857 would change nothing: the input of 96 pixels"):
+        build.build_preprocessing(configure("train", *words))
+    assert build.build_preprocessing(configure("train", *words, "task.image_size=224")).size == 192
 
 
 def test_the_model_takes_its_sections():

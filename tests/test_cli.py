@@ -96,7 +96,7 @@ def test_a_command_gets_plain_valid_values(run, start, tmp_path, command, functi
     assert name == function
     assert type(cfg) is dict
     assert type(cfg["backbone"]) is dict
-    assert type(cfg["scheduler"]["milestones"]) is list
+    assert type(cfg["optimizer"]["betas"]) is list
     assert cfg["backbone"]["alpha"] == 0.5
     assert cfg["overrides"] == [*(word.split("=")[0] for word in arguments), "backbone.alpha"]
     assert cfg["override_words"][-1] == "backbone.alpha=0.5"
@@ -246,7 +246,7 @@ def test_wrong_usage_is_status_2(start):
     assert start("trian") == (
         2,
         "",
-        "error: unknown command 'trian', expected one of train, eval, predict; did you mean train?\n",
+        "error: unknown command 'trian', expected one of train, eval, predict, profile; did you mean train?\n",
     )
     status, _, err = start("train", "--foo")
     assert status == 2

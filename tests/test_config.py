@@ -138,6 +138,7 @@ def test_a_new_backbone_needs_a_line_in_the_schema_alone(monkeypatch):
     validate(with_values(new), command="train")
 
 
+STAIRS = {"name": "multistep", "warmup_epochs": 0, "gamma": 0.1, "milestones": []}
 BAD = [
     ({"backbone.alfa": 1}, ["backbone.alfa: unknown key; did you mean backbone.alpha?"]),
     ({"alpha": 0.5}, ["alpha: unknown key; did you mean backbone.alpha?"]),
@@ -205,7 +206,7 @@ BAD = [
             "image_size"
         ],
     ),
-    ({"scheduler.milestones": [22, 16]}, ["scheduler.milestones: expected rising epochs, got [22, 16]"]),
+    ({"scheduler": STAIRS | {"milestones": [22, 16]}}, ["scheduler.milestones: expected rising epochs, got [22, 16]"]),
     (
         {"trainer.max_epochs": "ten", "backbone.alfa": 1},
         ["backbone.alfa: unknown key; did you mean backbone.alpha?"]
@@ -239,7 +240,7 @@ GOOD = [
     {"trainer.devices": 2, "trainer.limit_train_batches": 2, "trainer.limit_val_batches": 0.25},
     {"trainer.devices": [0, 2], "trainer.precision": 16, "data.num_workers": 0},
     {"trainer.precision": "bf16", "task.loss": None, "data.classes": ["cat", "dog"], "task.score_threshold": 0},
-    {"optimizer.maximize": True, "optimizer.eps": [None, 1e-3], "scheduler.milestones": []},
+    {"optimizer.maximize": True, "optimizer.eps": [None, 1e-3], "scheduler": STAIRS},
 ]
 
 
@@ -336,11 +337,14 @@ def test_every_type_of_the_schema_can_be_described_and_asked(value):
 # _target_
 
 
+PACKAGES = ("torch.", "mnvision.")
+
+
 def test_resolve_target():
     import torch
 
-    assert resolve_target("torch.optim.SGD") is torch.optim.SGD
-    assert resolve_target("torch.nn.Linear") is torch.nn.Linear
+    assert resolve_target("torch.optim.SGD", allowed=PACKAGES) is torch.optim.SGD
+    assert resolve_target("torch.nn.Linear", allowed=PACKAGES) is torch.nn.Linear
 
 
 @pytest.mark.parametrize(
@@ -360,7 +364,7 @@ def test_resolve_target():
 )
 def test_resolve_target_refuses(path, words):
     with pytest.raises(UserError, match=re.escape(words)) as error:
-        resolve_target(path)
+        resolve_target(path, allowed=PACKAGES)
     assert repr(path) in str(error.value)
 
 

@@ -33,6 +33,7 @@ from mnvision.models.classifier import Classifier
 from mnvision.models.create import create_model
 from mnvision.module import VisionModule
 from mnvision.ops.image import read_image
+from mnvision.recall import recall, reproduce
 from tests.runs import DATA, TINY, TRAINER, configure, detector, state
 
 # Learns its training pictures by heart, so that there is something to find.
@@ -286,7 +287,38 @@ def test_evaluation_on_other_data(finished, tmp_path):
     assert ids
     assert ids <= set(range(900_001, 900_007))
     # the training split of this run is what it was measured on
-    assert evaluate(best, *val, "split=train", folder=tmp_path / "train") == numbers
+    again = evaluate(best, *val, "split=train", folder=tmp_path / "train")
+    assert {name.replace("train/", "val/"): value for name, value in again.items()} == numbers
+    assert all(name.startswith("train/") for name in again)
+
+
+def test_a_training_is_not_overwritten(finished, root, tmp_path):
+    folder, *_ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = configure("train", *TINY, root, f"output_dir={folder}")
+    with pytest.raises(UserError, match=r"holds a training already; give another folder, or resume=.*last\.ckpt"):
+        run.train(again)
+    for command in ("eval", "predict"):
+        source = ["source=x"] if command == "predict" else []
+        words = (f"ckpt={folder}/checkpoints/best.ckpt", *source, f"output_dir={folder}")
+        with pytest.raises(UserError, match="holds a training already"):
+            {"eval": run.evaluate, "predict": run.predict}[command](configure(command, *words))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(finished, root, tmp_path):
+    folder, *_ = finished
+    out, best = f"output_dir={tmp_path}/run", f"ckpt={folder}/checkpoints/best.ckpt"
+    gpu = "trainer.accelerator=gpu"
+    for function, cfg in (
+        (run.train, configure("train", *TINY, root, out, gpu, "trainer.precision=32")),
+        (run.evaluate, configure("eval", best, out, gpu)),
+        (run.predict, configure("predict", best, f"source={folder}/pictures", out, gpu)),
+    ):
+        with pytest.raises(UserError, match="trainer.accelerator=gpu: .* finds no such device here"):
+            function(cfg)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_recalled_from_a_checkpoint():
@@ -306,27 +338,27 @@ def test_what_is_recalled_from_a_checkpoint():
         "output_dir": None,
     }
     keys = ("data", "trainer.precision")
-    assert run.recall({**mine, "overrides": []}, saved, keys=keys) == {
+    assert recall({**mine, "overrides": []}, saved, keys=keys) == {
         **mine,
         "data": saved["data"],
         "trainer": {"precision": "32", "devices": 1},
         "overrides": [],
     }
     given = {**mine, "overrides": ["data.batch_size", "trainer.precision"]}
-    assert run.recall(given, saved, keys=keys) == {**given, "data": {**saved["data"], "batch_size": 16}}
+    assert recall(given, saved, keys=keys) == {**given, "data": {**saved["data"], "batch_size": 16}}
     given = {**mine, "overrides": ["data"]}
-    assert run.recall(given, saved, keys=keys)["data"] == mine["data"]
+    assert recall(given, saved, keys=keys)["data"] == mine["data"]
     given = {**mine, "overrides": ["trainer.devices"]}
-    assert run.recall(given, saved) == {
+    assert recall(given, saved) == {
         **given,
         "data": saved["data"],
         "trainer": {"precision": "32", "devices": 1},
         "seed": 5,
     }
     newer = {**mine, "data": {**mine["data"], "name": "coco", "mosaic": 0.5}, "overrides": []}
-    assert run.recall(newer, saved)["data"] == {**saved["data"], "canvas": 320, "mosaic": 0.5}
-    assert run.recall({**mine, "overrides": []}, saved)["data"] == saved["data"]
-    assert run.recall({**mine, "overrides": []}, {}) == {**mine, "overrides": []}
+    assert recall(newer, saved)["data"] == {**saved["data"], "canvas": 320, "mosaic": 0.5}
+    assert recall({**mine, "overrides": []}, saved)["data"] == saved["data"]
+    assert recall({**mine, "overrides": []}, {}) == {**mine, "overrides": []}
 
 
 def test_evaluation_of_a_model_that_was_saved_alone(root, tmp_path):
@@ -356,12 +388,12 @@ def test_evaluation_needs_weights_that_know_the_classes(root, tmp_path, caplog):
 
 def test_commands_that_repeat_a_run(finished):
     words = ("ckpt=a b.ckpt", "data.batch_size=4", "trainer.precision=32", "trainer.progress_bar=false", "output_dir=x")
-    assert run.reproduce(configure("eval", *words, "split=train"), ckpt="/runs/a b.ckpt") == [
+    assert reproduce(configure("eval", *words, "split=train"), ckpt="/runs/a b.ckpt") == [
         ["mnvision", "eval", "ckpt=/runs/a b.ckpt", "split=train", "data.batch_size=4", "trainer.precision=32"],
         ["mnvision", "predict", "ckpt=/runs/a b.ckpt", "source=photos/"],
     ]
     words = ("task.weights=w.npz", "data=coco", "data.root=/coco", "split=train", "seed=3", "output_dir=x")
-    assert run.reproduce(configure("eval", *words), ckpt=None) == [
+    assert reproduce(configure("eval", *words), ckpt=None) == [
         ["mnvision", "eval", *words[:-1]],
         ["mnvision", "predict", *words[:3], "source=photos/"],
     ]
@@ -606,10 +638,6 @@ def test_folded_weights_are_unfolded_before_training(root, tmp_path, first_step)
     run.train(configure("train", *TINY, root, weights, "trainer.max_epochs=1", f"output_dir={tmp_path}/a"))
     assert not first_step[0]["folded"]
     assert all(first_step[0]["modes"].values())
-    first_step.clear()
-    words = (weights, "trainer.max_epochs=1", "trainer.unfold=false", f"output_dir={tmp_path}/b")
-    run.train(configure("train", *TINY, root, *words))
-    assert first_step[0]["folded"]
 
 
 def test_other_classes_than_those_of_the_weights(root, tmp_path, first_step, caplog):

@@ -41,7 +41,6 @@ class Weights:
         folded: Whether BatchNorm was folded into the convolutions.
         file: The file, for messages.
         description: Layout, width and classes in a few words, for messages.
-        licence: The licence of the weights, or "" if unknown.
     """
 
     tensors: dict[str, Tensor]
@@ -51,7 +50,6 @@ class Weights:
     folded: bool = False
     file: str = ""
     description: str = ""
-    licence: str = ""
 
 
 def task_of(names: Mapping[str, Any]) -> str:

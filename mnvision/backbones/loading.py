@@ -52,9 +52,7 @@ class _Columns:
     note: str
 
 
-def load_weights(
-    module: nn.Module, weights: Weights, *, classes: Sequence[str] | None = None, prefix: str = ""
-) -> LoadReport:
+def load_weights(module: nn.Module, weights: Weights, *, classes: Sequence[str] | None = None) -> LoadReport:
     """Copy weights into a network, in place; everything is checked before anything is copied.
 
     The columns of a class head are matched by class name, whatever their case, so that one data set's classes may be
@@ -68,7 +66,6 @@ def load_weights(
         module: A classifier, an SSD, or a bare backbone. A bare backbone takes its part of any file.
         weights: What ``read_weights`` gave.
         classes: The names of the network's classes, labels 1..K.
-        prefix: Load this part of the network alone, for instance ``backbone.``.
 
     Raises:
         UserError: If the weights are of another task, width, variant or form, or their names or shapes do not fit.
@@ -76,9 +73,6 @@ def load_weights(
     state = {name: t for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
     bare = not any(name.startswith(BACKBONE) for name in state)
     target = {f"{BACKBONE}{name}" if bare else name: tensor for name, tensor in state.items()}
-    target = {name: tensor for name, tensor in target.items() if name.startswith(prefix)}
-    if not target:
-        raise UserError(f"the network has no part {prefix!r}")
     source = dict(weights.tensors)
     notes: list[str] = []
     dropped: tuple[str, ...] = ()

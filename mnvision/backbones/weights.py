@@ -146,7 +146,7 @@ def read_weights(file: WeightFile | Path | str) -> Weights:
             raise UserError(f"{path} is not {source.name}: it is of {weights.description}; remove it")
         weights.settings["image_size"] = source.image_size
         origin = f"{weights.description}; {source.source}; licence {source.licence}"
-        weights = dataclasses.replace(weights, description=origin, licence=source.licence)
+        weights = dataclasses.replace(weights, description=origin)
     return dataclasses.replace(weights, file=str(path))
 
 

@@ -83,7 +83,7 @@ class DetectionDataModule(LightningDataModule):
         class_table: tuple[Sequence[str], Sequence[int]] | None = None,
         seed: int = 0,
         shapes_seed: int = 0,
-        train_count: int = 1000,
+        train_count: int = 1200,
         val_count: int = 200,
         canvas: int = 320,
     ):

@@ -72,20 +72,15 @@ class DetectionDataset(Dataset):
         self.bad_images = bad_images
         self.substitute = substitute
         self.seed = seed
-        self.epoch = 0
         # One flag a picture in memory that the workers share, so that the main process can count.
         self._bad = torch.zeros(len(annotations), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch of items asked for by a plain index; `EpochSampler` sends the epoch along with each index."""
-        self.epoch = epoch
-
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
-        """The item of an index, or of ``(epoch, index)``."""
-        epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
+        """The item of ``(epoch, index)``, as `EpochSampler` asks for; of a plain index, that of epoch 0."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
         rng = np.random.default_rng((self.seed, epoch, index))

@@ -157,12 +157,19 @@ def resolve_image_size(
         preferred: What suits the data.
 
     Raises:
-        UserError: If the weights cannot be read, or the side is less than a stride of the network.
+        UserError: If the weights cannot be read, the side is less than a stride of the network, or ``rho`` would have
+            no effect.
     """
     if image_size is None and weights:
         settings = (read_weights(weights) if isinstance(weights, str) else weights).settings
         if "image_size" in settings:
-            return int(settings["image_size"])
+            size = int(settings["image_size"])
+            if rho != 1:
+                raise UserError(
+                    f"backbone.rho={rho:g} would change nothing: the input of {size} pixels comes with the weights, "
+                    "and holds their own rho; give task.image_size=PIXELS as well, or leave backbone.rho out"
+                )
+            return size
     return input_size(image_size or preferred or IMAGE_SIZES.get(task, 224), rho)
 
 

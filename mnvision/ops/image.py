@@ -1,4 +1,4 @@
-"""Pictures: decoding, resizing, and boxes that follow a resize. Training, evaluation and prediction share these.
+"""Pictures: decoding and resizing. Training, evaluation and prediction share these.
 
 Colour is RGB, pictures are uint8 [H, W, 3], and a size is (height, width) in pixels.
 """
@@ -6,16 +6,11 @@ Colour is RGB, pictures are uint8 [H, W, 3], and a size is (height, width) in pi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from mnvision.errors import UserError
-
-Boxes = TypeVar("Boxes", np.ndarray, Tensor)
 
 # ANYDEPTH keeps 16 bits, so that we scale them ourselves; without it OpenCV drops the low byte.
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
@@ -97,25 +92,3 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     if image.shape[:2] == (size, size):
         return image
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-def scale_boxes(boxes: Boxes, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> Boxes:
-    """Boxes of a picture after it was stretched to another size.
-
-    Args:
-        boxes: [..., 4] xyxy in pixels, numpy or torch; integers become floats.
-        from_size: (height, width) of the picture that the boxes belong to.
-        to_size: (height, width) of the picture after the resize.
-
-    Returns:
-        [..., 4] of the same kind, in pixels of the new picture.
-
-    Example:
-        >>> scale_boxes(np.array([10.0, 20.0, 30.0, 40.0]), from_size=(100, 200), to_size=(50, 400))
-        array([20., 10., 60., 20.])
-    """
-    y, x = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    if isinstance(boxes, Tensor):
-        dtype = boxes.dtype if boxes.is_floating_point() else torch.float32
-        return boxes * torch.tensor([x, y, x, y], dtype=dtype, device=boxes.device)
-    return boxes * np.array([x, y, x, y], dtype=np.result_type(boxes, np.float32))

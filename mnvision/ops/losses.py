@@ -93,7 +93,9 @@ def focal_loss(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float) ->
 
 def _focal(logits: Tensor, *, alpha: float, gamma: float) -> Tensor:
     """Focal loss of answering no: ``-alpha p^gamma log(1 - p)``; that of yes is the one of negated logits."""
-    return alpha * logits.sigmoid() ** gamma * F.softplus(logits)
+    # Below 1 the slope of p^gamma has no end as p goes to 0, where the logarithm's has.
+    fade = logits.sigmoid() ** gamma if gamma >= 1 else (gamma * F.logsigmoid(logits)).exp()
+    return alpha * fade * F.softplus(logits)
 
 
 def box_loss(offsets: Tensor, wanted: Tensor) -> Tensor:

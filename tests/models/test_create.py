@@ -106,7 +106,11 @@ def test_who_decides_on_the_input_size(known, expected, with_weights, tmp_path):
         weights = str(tmp_path / "ssd.ckpt")
         save_model(create_model("ssd", alpha=0.25, image_size=192, rho=0.5, num_classes=2), weights)
         if "image_size" not in known:
-            expected = 96  # as they were trained, whatever rho and the data are
+            expected = 96  # as they were trained, whatever the data are
+        if "image_size" not in known and "rho" in known:
+            with pytest.raises(UserError, match="would change nothing: the input of 96 pixels comes with the weights"):
+                resolve_image_size("ssd", weights=weights, **{"image_size": None, "preferred": None, **known})
+            return
     known = {"image_size": None, "preferred": None, "rho": 1.0, **known}
     assert resolve_image_size("ssd", weights=weights, **known) == expected
     known["preferred_size"] = known.pop("preferred")

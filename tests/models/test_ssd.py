@@ -8,7 +8,8 @@ import torchvision
 from mnvision.backbones import create_backbone
 from mnvision.models.ssd import SSD, SSDOutput
 from mnvision.ops.boxes import decode
-from mnvision.types import Preprocessing, Target, pad_targets
+from mnvision.types import Preprocessing
+from tests.runs import batch
 
 
 def make_ssd(*, alpha=0.25, size=96, num_classes=3, **options):
@@ -18,15 +19,8 @@ def make_ssd(*, alpha=0.25, size=96, num_classes=3, **options):
 
 
 def make_batch(size=96, *, counts=(2, 0, 1), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (len(counts), 3, size, size), dtype=torch.uint8, generator=generator)
-    targets = []
-    for row, count in enumerate(counts):
-        low = torch.rand(count, 2, generator=generator) * size * 0.5
-        boxes = torch.cat((low, low + size * 0.3), dim=1)
-        labels = torch.arange(count) % 3 + 1
-        targets.append(Target(boxes, labels, torch.zeros(count, dtype=torch.bool), 100 + row, (size, 2 * size)))
-    return images, pad_targets(targets)
+    made = batch(counts=counts, size=size, seed=seed)
+    return made.images, made.targets
 
 
 @pytest.mark.parametrize("form", ["paper", "lite"])

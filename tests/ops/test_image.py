@@ -7,10 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from mnvision.errors import UserError
-from mnvision.ops.image import decode_image, read_image, resize_image, scale_boxes
+from mnvision.ops.image import decode_image, read_image, resize_image
 
 QUARTERS = np.zeros((40, 64, 3), np.uint8)
 QUARTERS[:20, :32] = (255, 0, 0)
@@ -136,26 +135,6 @@ def test_resize_does_not_average_when_shrinking():
     lines[:, ::4] = 255
     # Every fourth column is white; at a quarter of the width only columns 4k+1 and 4k+2 are looked at: all black.
     assert resize_image(lines, 16).max() == 0
-
-
-@pytest.mark.parametrize("make", [np.array, torch.tensor])
-def test_scale_boxes_there_and_back(make):
-    boxes = make([[10.0, 20.0, 30.0, 60.0], [0.0, 0.0, 640.0, 480.0]])
-    scaled = scale_boxes(boxes, from_size=(480, 640), to_size=(300, 300))
-    assert scaled.dtype == boxes.dtype
-    np.testing.assert_allclose(scaled[1], [0, 0, 300, 300])
-    np.testing.assert_allclose(scaled[0], [10 * 300 / 640, 12.5, 30 * 300 / 640, 37.5])
-    np.testing.assert_allclose(scale_boxes(scaled, from_size=(300, 300), to_size=(480, 640)), boxes, rtol=1e-6)
-
-
-def test_scale_boxes_of_integers_and_of_none():
-    np.testing.assert_allclose(
-        scale_boxes(np.array([1, 1, 3, 3]), from_size=(2, 2), to_size=(1, 1)), [0.5, 0.5, 1.5, 1.5]
-    )
-    np.testing.assert_allclose(
-        scale_boxes(torch.tensor([1, 1, 3, 3]), from_size=(2, 2), to_size=(1, 1)), [0.5, 0.5, 1.5, 1.5]
-    )
-    assert scale_boxes(np.zeros((0, 4), np.float32), from_size=(2, 2), to_size=(1, 1)).shape == (0, 4)
 
 
 def test_real_pictures_agree_with_their_annotation(shared_data: Path):

@@ -1,0 +1,97 @@
+"""What one command takes over from an earlier one: the configuration in a checkpoint, and words that repeat a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnvision.checkpoint import SECTION
+from mnvision.errors import UserError
+
+Config = dict[str, Any]
+# Keys of the trainer that the numbers of an evaluation depend on.
+MEASURING = ("trainer.precision", "trainer.channels_last", "trainer.limit_val_batches")
+
+
+def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> Config:
+    """Take what a checkpoint was trained with, except for what the user asked for on the command line.
+
+    Args:
+        cfg: The configuration of this command; ``cfg["overrides"]`` names the keys of the command line.
+        saved: The configuration in the checkpoint.
+        keys: What to take: sections, or single keys as ``section.key``. By default all sections and the top-level
+            values.
+    """
+    given = set(cfg["overrides"])
+    recalled = dict(cfg)
+    for section, values in saved.items():
+        if section in given | {"overrides", "override_words", "resume", "ckpt", "output_dir"}:
+            continue
+        if not isinstance(values, dict):
+            if keys is None:
+                recalled[section] = values
+            continue
+        mine = cfg.get(section, {})
+        if keys is None or section in keys:
+            same = all(mine.get(name) == values.get(name) for name in ("name", "_target_"))
+            # A key that is newer than the checkpoint takes its default.
+            recalled[section] = {
+                **(mine if same else {}),
+                **values,
+                **{key: mine[key] for key in mine if f"{section}.{key}" in given},
+            }
+        else:
+            names = [f"{section}.{key}" for key in values]
+            taken = {name.split(".")[1] for name in names if name in keys and name not in given}
+            recalled[section] = {**mine, **{key: values[key] for key in values if key in taken}}
+    return recalled
+
+
+def go_on(cfg: Config, saved: Mapping[str, Any]) -> Config:
+    """The configuration with which an interrupted run goes on: its own, but for what the user changed."""
+    resume = cfg["resume"]
+    if "optimizer_states" not in saved:
+        raise UserError(f"resume: {resume} holds a model alone; give the checkpoints/last.ckpt of the run")
+    fixed = ("task", "backbone", "optimizer", "experiment")
+    changed = [key for key in cfg["overrides"] if key.split(".")[0] in fixed]
+    if changed:
+        raise UserError(
+            f"resume: {', '.join(changed)} cannot change while a run goes on: leave it out, or start a new run with "
+            f"task.weights={resume}"
+        )
+    cfg = recall(cfg, saved[SECTION]["config"])
+    checkpoints = Path(resume).absolute().parent
+    if cfg["output_dir"] is None and checkpoints.name == "checkpoints":
+        cfg["output_dir"] = str(checkpoints.parent)
+    return cfg
+
+
+def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
+    """The commands that measure a model again and use it, each as its arguments.
+
+    A checkpoint brings its own data section, so that only what the user changed is said again; what is built from the
+    configuration needs all of the user's words.
+
+    Args:
+        cfg: The configuration; ``cfg["override_words"]`` is what the user typed.
+        ckpt: The checkpoint, if the model comes from one.
+    """
+
+    def typed(*keys: str) -> list[str]:
+        named = [(word, word.lstrip("~").split("=", 1)[0]) for word in cfg["override_words"]]
+        return [word for word, key in named if key in keys or key.split(".")[0] in keys]
+
+    source = "source=photos/"
+    if ckpt is not None:
+        split = ["split=train"] if cfg.get("split") == "train" else []
+        changed = typed("data", *MEASURING)
+        return [
+            ["mnvision", "eval", f"ckpt={ckpt}", *split, *changed],
+            ["mnvision", "predict", f"ckpt={ckpt}", source],
+        ]
+    sections = ("task", "backbone", "data", "experiment")
+    return [
+        ["mnvision", "eval", *typed(*sections, "optimizer", "scheduler", "trainer", "seed", "split")],
+        ["mnvision", "predict", *typed(*sections), source],
+    ]
