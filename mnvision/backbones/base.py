@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -93,16 +95,21 @@ def map_sizes(image_size: int, levels: Sequence[FeatureLevel]) -> list[int]:
 
 
 Builder = Callable[..., Backbone]
-_BUILDERS: dict[str, Builder] = {}
+_BUILDERS: dict[str, tuple[Builder, LayerOptions]] = {}
 
 
-def register_backbone(name: str) -> Callable[[Builder], Builder]:
-    """Add a builder to the registry; a name can be taken once."""
+def register_backbone(name: str, *, options: LayerOptions) -> Callable[[Builder], Builder]:
+    """Add a builder to the registry; a name can be taken once.
+
+    Args:
+        name: What users type.
+        options: The family's own layer options: they hold where the user gives none.
+    """
 
     def add(builder: Builder) -> Builder:
         if name in _BUILDERS:
             raise ValueError(f"a backbone named {name!r} is registered already")
-        _BUILDERS[name] = builder
+        _BUILDERS[name] = (builder, options)
         return builder
 
     return add
@@ -117,38 +124,47 @@ def create_backbone(
     name: str,
     *,
     alpha: float = 1.0,
-    variant: str = "standard",
-    padding: Padding = "symmetric",
-    activation: Activation = "relu",
-    norm_eps: float = 1e-3,
-    norm_momentum: float = 0.1,
+    padding: Padding | None = None,
+    activation: Activation | None = None,
+    norm_eps: float | None = None,
+    norm_momentum: float | None = None,
     freeze: int = 0,
     norm: NormPolicy = "train",
+    **family: Any,
 ) -> Backbone:
     """Build a backbone by name, with fresh weights.
 
     Args:
         name: One of ``list_backbones()``.
         alpha: Width multiplier.
-        variant: A form of the family, see its module.
         padding: ``symmetric`` or ``same`` (TensorFlow's).
-        activation: ``relu`` or ``relu6``.
+        activation: ``relu``, ``relu6`` or ``hardswish``.
         norm_eps: BatchNorm's epsilon.
         norm_momentum: Weight of a new batch in BatchNorm's running statistics.
         freeze: Stages to freeze, from the image on.
         norm: BatchNorm policy, see ``Backbone.freeze``.
+        family: What this family alone has, such as ``variant``; see its module. An option that is None is the
+            family's own default.
 
     Raises:
-        UserError: For an unknown name (with the nearest ones) or a value out of range.
+        UserError: For an unknown name or option (with the nearest ones) or a value out of range.
     """
     if name not in _BUILDERS:
-        near = difflib.get_close_matches(name, _BUILDERS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(list_backbones())}"
-        raise UserError(f"unknown backbone {name!r}; {hint}")
-    backbone = _BUILDERS[name](
-        alpha=alpha,
-        variant=variant,
-        options=LayerOptions(padding=padding, activation=activation, norm_eps=norm_eps, norm_momentum=norm_momentum),
-    )
+        raise UserError(f"unknown backbone {name!r}; {_nearest(name, _BUILDERS)}")
+    builder, own = _BUILDERS[name]
+    given = {"padding": padding, "activation": activation, "norm_eps": norm_eps, "norm_momentum": norm_momentum}
+    options = replace(own, **{key: value for key, value in given.items() if value is not None})
+    common = {*inspect.signature(create_backbone).parameters} - {"family"}
+    known = {*inspect.signature(builder).parameters} - {"alpha", "options"}
+    for key in family:
+        if key not in known:
+            raise UserError(f"backbone {name} has no option {key!r}; {_nearest(key, known | common)}")
+    family = {key: value for key, value in family.items() if value is not None}
+    backbone = builder(alpha=alpha, options=options, **family)
     backbone.freeze(freeze, norm=norm)
     return backbone
+
+
+def _nearest(word: str, words: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(words))}"

@@ -12,10 +12,22 @@ from torch.nn import functional as F
 from mnvision.types import UserError
 
 Padding = Literal["symmetric", "same"]
-Activation = Literal["relu", "relu6"]
+Activation = Literal["relu", "relu6", "hardswish"]
 PADDINGS = ("symmetric", "same")
 
-ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The multiple of ``divisor`` nearest to a channel count, at least ``divisor`` and no more than 10 % below it.
+
+    The rule of MobileNet V2 and later (arXiv:1801.04381); V1 simply cuts off.
+
+    >>> make_divisible(32 * 0.75), make_divisible(24 * 0.35), make_divisible(1.0), make_divisible(11.2)
+    (24, 8, 8, 16)
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
@@ -62,7 +74,7 @@ class LayerOptions:
 
     Attributes:
         padding: ``symmetric`` (PyTorch's habit) or ``same`` (TensorFlow's).
-        activation: ``relu`` (the paper) or ``relu6`` (the published weights).
+        activation: ``relu`` (V1's paper), ``relu6`` (the published weights of V1, and V2) or ``hardswish``.
         norm_eps: BatchNorm's epsilon.
         norm_momentum: Weight of a new batch in BatchNorm's running statistics.
     """
@@ -80,7 +92,7 @@ class LayerOptions:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, BatchNorm, activation.
+    """Convolution without bias, BatchNorm, and an activation unless ``activation="none"``.
 
     Args:
         in_channels: Channels of the input.
@@ -89,6 +101,7 @@ class ConvNormAct(nn.Module):
         stride: Stride of the convolution.
         groups: ``in_channels`` for a depthwise convolution, 1 for a full one.
         options: Padding, activation and BatchNorm settings.
+        activation: Another one than that of ``options``: a key of ``ACTIVATIONS``, or ``none``.
     """
 
     def __init__(
@@ -100,13 +113,15 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         groups: int = 1,
         options: LayerOptions,
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         # At stride 1 and an odd kernel both paddings are the same operation.
         conv = SameConv2d if options.padding == "same" and stride > 1 else nn.Conv2d
         self.conv = conv(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
-        self.activation = ACTIVATIONS[options.activation](inplace=True)
+        kind = activation or options.activation
+        self.activation = nn.Identity() if kind == "none" else ACTIVATIONS[kind](inplace=True)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""

@@ -84,4 +84,4 @@ class MobileNetV1(Backbone):
         return maps
 
 
-register_backbone("mobilenet_v1")(MobileNetV1)
+register_backbone("mobilenet_v1", options=LayerOptions())(MobileNetV1)

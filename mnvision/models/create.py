@@ -37,9 +37,6 @@ def build_model(spec: ModelSpec) -> TaskModel:
     network = TASKS[spec.task]
     known = set(inspect.signature(network).parameters) - {"backbone", "num_classes", "preprocessing"}
     _check_options(spec.task_options, known=known, where=f"task {spec.task}")
-    _check_options(
-        spec.backbone_options, known=set(inspect.signature(create_backbone).parameters), where="the backbone"
-    )
     backbone = create_backbone(**spec.backbone_options)
     model = network(backbone, num_classes=len(spec.classes), preprocessing=spec.preprocessing, **spec.task_options)
     model.spec = spec

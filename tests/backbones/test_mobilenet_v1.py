@@ -6,7 +6,7 @@ from torch import nn
 
 from mnvision.backbones import create_backbone, list_backbones
 from mnvision.backbones.base import register_backbone
-from mnvision.backbones.layers import parameters_without_decay, same_padding
+from mnvision.backbones.layers import LayerOptions, parameters_without_decay, same_padding
 from mnvision.errors import UserError
 
 
@@ -115,4 +115,4 @@ def test_bad_options_are_refused(options, message):
 def test_a_name_can_be_registered_once():
     assert "mobilenet_v1" in list_backbones()
     with pytest.raises(ValueError, match="registered already"):
-        register_backbone("mobilenet_v1")(lambda **_: None)
+        register_backbone("mobilenet_v1", options=LayerOptions())(lambda **_: None)

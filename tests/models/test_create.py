@@ -148,7 +148,10 @@ def test_a_spec_builds_the_same_model_again():
         ({"task": "xyz"}, "unknown task 'xyz'; known: classify, ssd"),
         ({"task_options": {"nms_iuo": 0.5}}, "task ssd has no option 'nms_iuo'; did you mean nms_iou"),
         ({"task_options": {"num_classes": 5}}, "task ssd has no option 'num_classes'"),
-        ({"backbone_options": {"paddin": "same"}}, "the backbone has no option 'paddin'; did you mean padding?"),
+        (
+            {"backbone_options": {"paddin": "same"}},
+            "backbone mobilenet_v1 has no option 'paddin'; did you mean padding?",
+        ),
         ({"backbone": "mobilnet_v1"}, "unknown backbone 'mobilnet_v1'; did you mean mobilenet_v1?"),
         ({"backbone_options": {"padding": "full"}}, "padding must be one of symmetric, same; got 'full'"),
         ({"task_options": {"min_scale": 0.97}}, "min_scale 0.97 of the anchors must be less than max_scale 0.95"),
