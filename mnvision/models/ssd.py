@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.base import Backbone, map_sizes
 from mnvision.backbones.layers import ConvNormAct, LayerOptions, SeparableConv, initialise
-from mnvision.models.base import TaskModel
+from mnvision.models.detector import Detector
 from mnvision.ops import losses
 from mnvision.ops.anchors import ssd_anchors, ssd_shapes
 from mnvision.ops.boxes import encode
-from mnvision.ops.image import resize_image
 from mnvision.ops.matching import match
-from mnvision.ops.postprocess import best_candidates, suppress
-from mnvision.types import Detections, FeatureLevel, Preprocessing, Targets, UserError
+from mnvision.ops.postprocess import Candidates, best_candidates
+from mnvision.types import FeatureLevel, Preprocessing, Targets, UserError
 
 EXTRA_DEPTHS = (512, 256, 256, 128)
 TAPPED_STRIDES = (16, 32)
@@ -26,7 +23,6 @@ TAPPED_STRIDES = (16, 32)
 FOCAL_PRIOR = -4.6
 
 Form = Literal["paper", "lite"]
-Pictures = Tensor | Sequence[np.ndarray]
 
 
 class SSDOutput(NamedTuple):
@@ -82,7 +78,7 @@ class Head(nn.Module):
         return SSDOutput(logits, offsets)
 
 
-class SSD(TaskModel):
+class SSD(Detector):
     """A single-shot detector with six feature maps: two of the backbone (strides 16 and 32) and four extra ones.
 
     Anchors follow the input size and the taps. The width multiplier of the backbone reaches the extra maps and the
@@ -221,44 +217,13 @@ class SSD(TaskModel):
         logits = logits.float()
         return logits.softmax(-1)[..., 1:] if self.loss == "softmax" else logits[..., 1:].sigmoid()
 
-    @torch.no_grad()
-    def predict(
-        self,
-        images: Pictures,
-        *,
-        original_sizes: Tensor | None = None,
-        output: SSDOutput | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Detections]:
-        """Detect objects.
-
-        Args:
-            images: A batch [B, 3, S, S], uint8 or float in 0..255, or pictures uint8 [H, W, 3] RGB of any sizes.
-            original_sizes: int64 [B, 2] (height, width) to which boxes are scaled back; by default that of the
-                pictures given (of the input, for a batch).
-            output: What ``forward`` gave for these images, if that is known already.
-            score_threshold: Detections that score no more are dropped; by default the model's own.
-
-        Returns:
-            One ``Detections`` a picture, boxes in original pixels, best score first.
-        """
-        size = self.preprocessing.size
-        if not isinstance(images, Tensor):
-            original_sizes = torch.tensor([picture.shape[:2] for picture in images], dtype=torch.int64)
-            stacked = np.stack([resize_image(picture, size) for picture in images])  # [B, S, S, 3]
-            images = torch.from_numpy(stacked).to(self.anchors.device).permute(0, 3, 1, 2)
-        logits, offsets = self(images) if output is None else output
-        found = best_candidates(
-            self.scores(logits),
-            offsets.float(),
+    def candidates(self, output: SSDOutput, *, threshold: float) -> Candidates:
+        """The best (anchor, class) pairs of what ``forward`` gave, before suppression."""
+        return best_candidates(
+            self.scores(output.logits),
+            output.offsets.float(),
             self.anchors,
-            image_size=size,
-            threshold=self.score_threshold if score_threshold is None else score_threshold,
+            image_size=self.preprocessing.size,
+            threshold=threshold,
             top_k=self.pre_nms_top_k,
         )
-        boxes, scores, labels = suppress(found, iou=self.nms_iou, max_detections=self.max_detections, image_size=size)
-        if original_sizes is not None:
-            height, width = original_sizes.to(boxes).unbind(1)
-            boxes = boxes * (torch.stack((width, height, width, height), dim=1) / size).unsqueeze(1)
-        counts = (scores > 0).sum(1).tolist()
-        return [Detections(boxes[i, :n], scores[i, :n], labels[i, :n]) for i, n in enumerate(counts)]

@@ -1,4 +1,4 @@
-"""SSD's default boxes."""
+"""Default boxes: SSD's, and those of a region proposal network."""
 
 from __future__ import annotations
 
@@ -56,3 +56,35 @@ def ssd_anchors(image_size: int, grids: Sequence[int], *, minimum: float = 0.2, 
         n = len(shapes)
         levels.append(torch.cat((centers.expand(-1, n, 2), sizes.expand(len(centers), n, 2)), dim=-1).reshape(-1, 4))
     return (torch.cat(levels) * image_size).float()
+
+
+def grid_anchors(
+    grids: Sequence[int],
+    strides: Sequence[int],
+    *,
+    sizes: Sequence[float],
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rounded: bool = False,
+) -> Tensor:
+    """The anchors of a region proposal network (Faster R-CNN, arXiv:1506.01497, section 3.1.1): [A, 4] cxcywh, pixels.
+
+    Every cell of every level has the same ones, centred on the cell's first corner. Order: level, row, column, ratio,
+    size.
+
+    Args:
+        grids: Cells along one side of each level's map.
+        strides: Pixels from one cell to the next, of each level.
+        sizes: Square roots of the areas, in pixels.
+        ratios: Heights over widths.
+        rounded: Round the corners, relative to the centre, to whole pixels, as torchvision does.
+    """
+    shapes = torch.tensor([(s / math.sqrt(r), s * math.sqrt(r)) for r in ratios for s in sizes], dtype=torch.float64)
+    if rounded:
+        shapes = 2 * (shapes / 2).round()
+    levels = []
+    for grid, stride in zip(grids, strides, strict=True):
+        steps = torch.arange(grid, dtype=torch.float64) * stride
+        y, x = torch.meshgrid(steps, steps, indexing="ij")
+        centers = torch.stack((x, y), dim=-1).reshape(-1, 1, 2).expand(-1, len(shapes), 2)  # [G*G, n, 2]
+        levels.append(torch.cat((centers, shapes.expand(len(centers), -1, 2)), dim=-1).reshape(-1, 4))
+    return torch.cat(levels).float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+OffsetWeights = tuple[float, float, float, float]
 # Faster R-CNN's and SSD's scale factors of (dx, dy, dw, dh): offsets come out near unit variance.
 OFFSET_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 # exp() of a size offset is cut here, as every detector does, so that a wild prediction stays finite.
@@ -51,26 +52,26 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
-def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Write boxes as offsets from anchors (SSD, arXiv:1512.02325, equation 2, times ``OFFSET_WEIGHTS``).
+def encode(boxes: Tensor, anchors: Tensor, *, weights: OffsetWeights = OFFSET_WEIGHTS) -> Tensor:
+    """Write boxes as offsets from anchors (SSD, arXiv:1512.02325, equation 2, times ``weights``).
 
     Args:
         boxes: [..., 4] xyxy in input pixels, of positive width and height.
         anchors: [..., 4] cxcywh in input pixels.
+        weights: Factors of (dx, dy, dw, dh).
 
     Returns:
         [..., 4] (dx, dy, dw, dh), unitless.
     """
-    weights = boxes.new_tensor(OFFSET_WEIGHTS)
     boxes = to_centers(boxes)
     shift = (boxes[..., :2] - anchors[..., :2]) / anchors[..., 2:]
     ratio = (boxes[..., 2:].clamp(min=1e-3) / anchors[..., 2:]).log()
-    return torch.cat((shift, ratio), dim=-1) * weights
+    return torch.cat((shift, ratio), dim=-1) * boxes.new_tensor(weights)
 
 
-def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
+def decode(offsets: Tensor, anchors: Tensor, *, weights: OffsetWeights = OFFSET_WEIGHTS) -> Tensor:
     """Turn offsets [..., 4] back into boxes [..., 4] xyxy in input pixels; the inverse of ``encode``."""
-    offsets = offsets / offsets.new_tensor(OFFSET_WEIGHTS)
+    offsets = offsets / offsets.new_tensor(weights)
     center = offsets[..., :2] * anchors[..., 2:] + anchors[..., :2]
     size = offsets[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * anchors[..., 2:]
     return to_corners(torch.cat((center, size), dim=-1))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor
 
-from mnvision.ops.boxes import decode
+from mnvision.ops.boxes import OffsetWeights, decode, to_centers
+
+# Shorter sides, in pixels, are no box: torchvision's limits.
+SMALLEST_PROPOSAL = 1e-3
+SMALLEST_BOX = 1e-2
 
 
 class Candidates(NamedTuple):
@@ -38,20 +43,84 @@ def best_candidates(
         threshold: Pairs that score no more are marked with -1.
         top_k: Pairs kept a picture.
     """
+    best, anchor, labels = _best_pairs(scores, top_k=top_k)
+    boxes = decode(offsets.gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4)), anchors[anchor])
+    return Candidates(boxes.clamp(0, image_size), torch.where(best > threshold, best, -1.0), labels)
+
+
+def best_class_candidates(
+    scores: Tensor, offsets: Tensor, proposals: Tensor, *, image_size: int, threshold: float, top_k: int
+) -> Candidates:
+    """The same for proposals, whose every class has a box of its own; boxes without area are marked with -1, too.
+
+    Args:
+        scores: float32 [B, P, K], without background.
+        offsets: float32 [B, P, K, 4].
+        proposals: [B, P, 4] xyxy in input pixels.
+        image_size: Side of the input in pixels.
+        threshold: Pairs that score no more are marked with -1.
+        top_k: Pairs kept a picture.
+    """
+    best, row, labels = _best_pairs(scores, top_k=top_k)
+    pair = (row * scores.shape[-1] + labels - 1).unsqueeze(-1).expand(-1, -1, 4)  # into [P * K]
+    around = to_centers(proposals).gather(1, row.unsqueeze(-1).expand(-1, -1, 4))
+    boxes = decode(offsets.flatten(1, 2).gather(1, pair), around).clamp(0, image_size)
+    usable = (best > threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(-1) >= SMALLEST_BOX)
+    # Best first must hold again, since a box without area may be anywhere.
+    best, order = torch.where(usable, best, -1.0).sort(dim=1, descending=True)
+    return Candidates(boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4)), best, labels.gather(1, order))
+
+
+def best_proposals(
+    logits: Tensor,
+    offsets: Tensor,
+    anchors: Tensor,
+    *,
+    counts: Sequence[int],
+    weights: OffsetWeights,
+    image_size: int,
+    threshold: float,
+    top_k: int,
+) -> Candidates:
+    """Choose the ``top_k`` best anchors of each level of a region proposal network, and decode their boxes.
+
+    Args:
+        logits: float32 [B, A] of there being an object.
+        offsets: float32 [B, A, 4].
+        anchors: [A, 4] cxcywh in input pixels, level by level.
+        counts: Anchors of each level.
+        weights: Of the offsets, see ``boxes.encode``.
+        image_size: Side of the input in pixels.
+        threshold: Anchors of a smaller probability are marked with -1, and so are boxes without area.
+        top_k: Anchors kept of a level.
+
+    Returns:
+        The candidates of all levels, best first; the label is the level, 1..L: suppression keeps levels apart.
+    """
+    start, kept, levels = 0, [], []
+    for level, count in enumerate(counts, start=1):
+        rows = logits[:, start : start + count].topk(min(top_k, count), dim=1).indices + start
+        kept.append(rows)
+        levels.append(torch.full_like(rows, level))
+        start += count
+    rows, labels = torch.cat(kept, dim=1), torch.cat(levels, dim=1)
+    boxes = decode(offsets.gather(1, rows.unsqueeze(-1).expand(-1, -1, 4)), anchors[rows], weights=weights)
+    boxes = boxes.clamp(0, image_size)
+    scores = logits.gather(1, rows).sigmoid().nan_to_num(-1.0)
+    usable = (scores >= threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(-1) >= SMALLEST_PROPOSAL)
+    scores, order = torch.where(usable, scores, -1.0).sort(dim=1, descending=True)
+    return Candidates(boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4)), scores, labels.gather(1, order))
+
+
+def _best_pairs(scores: Tensor, *, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``top_k`` best (row, class) pairs of scores [B, A, K]: score, row and label (1..K), each [B, N]."""
     classes = scores.shape[-1]
     scores = scores.nan_to_num(-1.0)  # a NaN would come first and push real detections out
-    # The best N pairs lie on at most N anchors, those with the best maxima: two short selections, not one long one.
-    anchors_kept = min(top_k, scores.shape[1])
-    _, rows = scores.amax(dim=-1).topk(anchors_kept, dim=1)  # [B, R]
+    # The best N pairs lie on at most N rows, those with the best maxima: two short selections, not one long one.
+    _, rows = scores.amax(dim=-1).topk(min(top_k, scores.shape[1]), dim=1)  # [B, R]
     shortlist = scores.gather(1, rows.unsqueeze(-1).expand(-1, -1, classes)).flatten(1)  # [B, R*K]
     best, index = shortlist.topk(min(top_k, shortlist.shape[1]), dim=1)  # [B, N]
-    anchor = rows.gather(1, index // classes)
-    boxes = decode(offsets.gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4)), anchors[anchor])
-    return Candidates(
-        boxes=boxes.clamp(0, image_size),
-        scores=torch.where(best > threshold, best, -1.0),
-        labels=index % classes + 1,
-    )
+    return best, rows.gather(1, index // classes), index % classes + 1
 
 
 def suppress(candidates: Candidates, *, iou: float, max_detections: int, image_size: int) -> Candidates:
@@ -65,6 +134,9 @@ def suppress(candidates: Candidates, *, iou: float, max_detections: int, image_s
     """
     boxes, scores, labels = candidates
     count = scores.shape[1]
+    if boxes.is_meta:  # only shapes are asked for, as by the profiler
+        most = min(max_detections, count)
+        return Candidates(boxes[:, :most], scores[:, :most], labels[:, :most])
     # Every class moves to a square of its own, so that boxes of different classes never overlap.
     # float64: with float32 the far squares would lose the fractions of a pixel. Apple's GPUs have none.
     device = torch.device("cpu") if boxes.device.type == "mps" else boxes.device

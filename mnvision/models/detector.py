@@ -1,0 +1,72 @@
+"""What every detector here has in common: pictures in, boxes in original pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnvision.models.base import TaskModel
+from mnvision.ops.image import resize_image
+from mnvision.ops.postprocess import Candidates, suppress
+from mnvision.types import Detections
+
+Pictures = Tensor | Sequence[np.ndarray]
+
+
+class Detector(TaskModel):
+    """A model whose results are boxes with classes.
+
+    Attributes:
+        num_classes: Classes without background.
+        score_threshold: Detections that score no more are dropped.
+        nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
+        max_detections: Detections a picture at most.
+    """
+
+    num_classes: int
+    score_threshold: float
+    nms_iou: float
+    max_detections: int
+
+    def candidates(self, output: Any, *, threshold: float) -> Candidates:
+        """The best (box, class) pairs of what ``forward`` gave, before suppression."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Pictures,
+        *,
+        original_sizes: Tensor | None = None,
+        output: Any = None,
+        score_threshold: float | None = None,
+    ) -> list[Detections]:
+        """Detect objects.
+
+        Args:
+            images: A batch [B, 3, S, S], uint8 or float in 0..255, or pictures uint8 [H, W, 3] RGB of any sizes.
+            original_sizes: int64 [B, 2] (height, width) to which boxes are scaled back; by default that of the
+                pictures given (of the input, for a batch).
+            output: What ``forward`` gave for these images, if that is known already.
+            score_threshold: Detections that score no more are dropped; by default the model's own.
+
+        Returns:
+            One ``Detections`` a picture, boxes in original pixels, best score first.
+        """
+        size = self.preprocessing.size
+        if not isinstance(images, Tensor):
+            original_sizes = torch.tensor([picture.shape[:2] for picture in images], dtype=torch.int64)
+            stacked = np.stack([resize_image(picture, size) for picture in images])  # [B, S, S, 3]
+            images = torch.from_numpy(stacked).to(self.mean.device).permute(0, 3, 1, 2)
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        found = self.candidates(self(images) if output is None else output, threshold=threshold)
+        boxes, scores, labels = suppress(found, iou=self.nms_iou, max_detections=self.max_detections, image_size=size)
+        if original_sizes is not None:
+            height, width = original_sizes.to(boxes).unbind(1)
+            boxes = boxes * (torch.stack((width, height, width, height), dim=1) / size).unsqueeze(1)
+        counts = (scores > 0).sum(1).tolist()
+        return [Detections(boxes[i, :n], scores[i, :n], labels[i, :n]) for i, n in enumerate(counts)]
