@@ -158,7 +158,10 @@ def test_torch_files_of_other_programs(tmp_path, content):
         ({"preprocessing": {"size": 64, "crop": 0.9}}, "may be of a newer version"),
         ({"preprocessing": None}, "may be of a newer version"),
         ({"task_options": {"forn": "lite"}}, "no option 'forn'; did you mean form"),
-        ({"backbone_options": {"name": "mobilenet_v7"}}, "unknown backbone 'mobilenet_v7'; did you mean mobilenet_v1"),
+        (
+            {"backbone_options": {"name": "mobilenet_v11"}},
+            "unknown backbone 'mobilenet_v11'; did you mean mobilenet_v1",
+        ),
         ({"backbone_options": {"name": "mobilenet_v1", "alpha": 0.5}}, "does not fit the model it describes"),
         ({"classes": ("one",)}, "does not fit the model it describes"),
     ],

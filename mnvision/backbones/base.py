@@ -29,7 +29,13 @@ class Backbone(nn.Module):
         levels: Channels and stride of each map that ``forward`` returns.
         stages: The modules between two levels, in order; freezing counts in these.
         options: Padding, activation and norm settings: heads build their own layers alike.
+        head_width: Channels of the fully connected layer (hard swish behind it) that the family's classifier has
+            before its last one; None where it has none.
+        head_dropout: Share of the features that the family's classifier zeroes in training.
     """
+
+    head_width: int | None = None
+    head_dropout: float = 0.001
 
     def __init__(self, *, name: str, alpha: float, options: LayerOptions) -> None:
         super().__init__()
@@ -120,6 +126,13 @@ def list_backbones() -> list[str]:
     return sorted(_BUILDERS)
 
 
+def family_options(name: str) -> set[str]:
+    """The options that a family of backbones alone has, such as ``variant``; none for an unknown name."""
+    if name not in _BUILDERS:
+        return set()
+    return {*inspect.signature(_BUILDERS[name][0]).parameters} - {"alpha", "options"}
+
+
 def create_backbone(
     name: str,
     *,
@@ -138,7 +151,7 @@ def create_backbone(
         name: One of ``list_backbones()``.
         alpha: Width multiplier.
         padding: ``symmetric`` or ``same`` (TensorFlow's).
-        activation: ``relu``, ``relu6`` or ``hardswish``.
+        activation: ``relu``, ``relu6``, ``hardswish`` or ``gelu``.
         norm_eps: BatchNorm's epsilon.
         norm_momentum: Weight of a new batch in BatchNorm's running statistics.
         freeze: Stages to freeze, from the image on.
@@ -152,10 +165,15 @@ def create_backbone(
     if name not in _BUILDERS:
         raise UserError(f"unknown backbone {name!r}; {_nearest(name, _BUILDERS)}")
     builder, own = _BUILDERS[name]
-    given = {"padding": padding, "activation": activation, "norm_eps": norm_eps, "norm_momentum": norm_momentum}
+    given: dict[str, Any] = {
+        "padding": padding,
+        "activation": activation,
+        "norm_eps": norm_eps,
+        "norm_momentum": norm_momentum,
+    }
     options = replace(own, **{key: value for key, value in given.items() if value is not None})
     common = {*inspect.signature(create_backbone).parameters} - {"family"}
-    known = {*inspect.signature(builder).parameters} - {"alpha", "options"}
+    known = family_options(name)
     for key in family:
         if key not in known:
             raise UserError(f"backbone {name} has no option {key!r}; {_nearest(key, known | common)}")

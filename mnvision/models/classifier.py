@@ -1,4 +1,4 @@
-"""An image classifier: a backbone, the mean over its last map, dropout, one fully connected layer."""
+"""An image classifier: a backbone, the mean over its last map, dropout, one fully connected layer or two."""
 
 from __future__ import annotations
 
@@ -12,32 +12,39 @@ from mnvision.types import Preprocessing, UserError
 
 
 class Classifier(TaskModel):
-    """The paper's classification network (Table 1 from the average pooling on).
+    """The papers' classification networks from the average pooling on.
+
+    V1 and V2 have one fully connected layer; V3 has a hidden one with hard swish before it (arXiv:1905.02244, section
+    5.1): ``backbone.head_width`` tells.
 
     Args:
         backbone: Any backbone; its last level is used.
         num_classes: Classes.
         preprocessing: Input size, mean and standard deviation.
-        dropout: Share of the pooled features that training zeroes.
+        dropout: Share of the features before the last layer that training zeroes; None for the backbone's own.
 
     Raises:
         UserError: If ``num_classes`` is below 1.
     """
 
     def __init__(
-        self, backbone: Backbone, *, num_classes: int, preprocessing: Preprocessing, dropout: float = 0.001
+        self, backbone: Backbone, *, num_classes: int, preprocessing: Preprocessing, dropout: float | None = None
     ) -> None:
         super().__init__(backbone, preprocessing=preprocessing)
         if num_classes < 1:
             raise UserError(f"a classifier needs at least one class, got num_classes={num_classes}")
         self.num_classes = num_classes
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.levels[-1].channels, num_classes)
+        self.dropout = nn.Dropout(backbone.head_dropout if dropout is None else dropout)
+        pooled, width = backbone.levels[-1].channels, backbone.head_width
+        self.hidden = None if width is None else nn.Linear(pooled, width)
+        self.head = nn.Linear(width or pooled, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W], uint8 or float in 0..255, to logits [B, K]."""
-        features = self.backbone(self.normalise(images))[-1]
-        return self.head(self.dropout(features.mean(dim=(2, 3))))
+        features = self.backbone(self.normalise(images))[-1].mean(dim=(2, 3))
+        if self.hidden is not None:
+            features = F.hardswish(self.hidden(features))
+        return self.head(self.dropout(features))
 
     def losses(self, images: Tensor, targets: Tensor, *, output: Tensor | None = None) -> dict[str, Tensor]:
         """Softmax cross-entropy of the batch with labels int64 [B], 0..K-1."""

@@ -98,11 +98,11 @@ def test_no_decay_on_depthwise_filters_norms_and_biases():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "mobilenet_v7"}, "did you mean mobilenet_v1"),
+        ({"name": "mobilenet_v11"}, "did you mean mobilenet_v"),
         ({"alpha": 0.0}, "alpha must be above 0"),
         ({"variant": "deep"}, "standard, shallow, full_conv"),
         ({"padding": "valid"}, "symmetric, same"),
-        ({"activation": "gelu"}, "relu, relu6"),
+        ({"activation": "swish"}, "relu, relu6"),
         ({"freeze": 6}, "0 to 5"),
         ({"norm": "off"}, "freeze_statistics"),
     ],

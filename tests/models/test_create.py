@@ -152,7 +152,7 @@ def test_a_spec_builds_the_same_model_again():
             {"backbone_options": {"paddin": "same"}},
             "backbone mobilenet_v1 has no option 'paddin'; did you mean padding?",
         ),
-        ({"backbone": "mobilnet_v1"}, "unknown backbone 'mobilnet_v1'; did you mean mobilenet_v1?"),
+        ({"backbone": "mobilnet_v1"}, "unknown backbone 'mobilnet_v1'; did you mean mobilenet_v1"),
         ({"backbone_options": {"padding": "full"}}, "padding must be one of symmetric, same; got 'full'"),
         ({"task_options": {"min_scale": 0.97}}, "min_scale 0.97 of the anchors must be less than max_scale 0.95"),
         ({"alpha": 0.0}, "alpha must be above 0"),
