@@ -13,18 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.layers import is_depthwise
+from mnvision.backbones.mobilenet_v4 import SharedKeyAttention
 from mnvision.types import Preprocessing
 
 LEFT_OUT = "biases, BatchNorm, activations, pooling and post-processing"
+ATTENTION = "attention"
+Counted = nn.Conv2d | nn.Linear | SharedKeyAttention
 FULLY_CONNECTED = "fully connected"
 
 
 class Layer(NamedTuple):
-    """One convolution or fully connected layer.
+    """One convolution, fully connected layer or pair of attention's matrix products.
 
     Attributes:
         name: Its path in the model.
-        kind: ``conv 1x1``, ``conv dw 3x3``, ``conv 3x3`` and so on, or ``fully connected``: the rows of Table 2.
+        kind: ``conv 1x1``, ``conv dw 3x3``, ``conv 3x3`` and so on, ``fully connected``: the rows of Table 2; or
+            ``attention``.
         output: Shape of its output without the batch.
         mult_adds: Multiply-accumulate operations for one image.
         parameters: Weights, without bias.
@@ -41,8 +45,9 @@ class Layer(NamedTuple):
 class Profile:
     """What a model costs at one input size.
 
-    Counted: the multiplications of convolutions and fully connected layers, and their weights. Left out, as in the
-    paper: biases, BatchNorm, activations, pooling and post-processing.
+    Counted: the multiplications of convolutions, fully connected layers and our own attention's matrix products, and
+    the weights. Left out, as in the paper: biases, BatchNorm, activations, pooling and post-processing; and of a
+    backbone that is timm's what its attention multiplies.
 
     Attributes:
         layers: In the order of execution.
@@ -96,8 +101,10 @@ class Profile:
             rows.append((kind, f"{mult_adds:,}", f"{shares[0]:.2f} %", f"{parameters:,}", f"{shares[1]:.2f} %"))
         rows.append(("all", f"{self.mult_adds:,}", "100.00 %", f"{self.parameters:,}", "100.00 %"))
         size = f"{self.image_size}x{self.image_size}"
+        with_attention = ", fully connected layers and attention's matrix products"
+        counted = "convolutions" + (with_attention if ATTENTION in self.by_kind() else " and fully connected layers")
         note = (
-            f"Counted: convolutions and fully connected layers, for one picture of {size}.\n"
+            f"Counted: {counted}, for one picture of {size}.\n"
             f"Left out: {LEFT_OUT}.\n"
             f"All parameters, with biases, gamma and beta: {self.trainable:,}; "
             f"with BatchNorm's mean and variance: {self.total:,}."
@@ -135,14 +142,17 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
     ghost = copy.deepcopy(model).to("meta").eval()
     layers: list[Layer] = []
 
-    def record(name: str, module: nn.Conv2d | nn.Linear, output: Tensor) -> None:
+    def record(name: str, module: Counted, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         shape = tuple(output.shape[1:])
-        layers.append(Layer(name, _kind(module), shape, _mult_adds(module, output), module.weight.numel()))
+        if isinstance(module, SharedKeyAttention):
+            layers.append(Layer(name, ATTENTION, shape, module.mult_adds(*inputs), 0))
+        else:
+            layers.append(Layer(name, _kind(module), shape, _mult_adds(module, output), module.weight.numel()))
 
     hooks = [
-        module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
+        module.register_forward_hook(lambda module, inputs, output, name=name: record(name, module, inputs, output))
         for name, module in ghost.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, Counted)
     ]
     with torch.no_grad():
         ghost(torch.zeros(1, 3, image_size, image_size, device="meta"))

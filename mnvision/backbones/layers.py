@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,10 +14,16 @@ from torch.nn import functional as F
 from mnvision.types import UserError
 
 Padding = Literal["symmetric", "same"]
-Activation = Literal["relu", "relu6", "hardswish"]
+Activation = Literal["relu", "relu6", "hardswish", "gelu"]
 PADDINGS = ("symmetric", "same")
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
+# How each is made: in place where PyTorch can.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "relu6": partial(nn.ReLU6, inplace=True),
+    "hardswish": partial(nn.Hardswish, inplace=True),
+    "gelu": nn.GELU,
+}
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -74,7 +82,8 @@ class LayerOptions:
 
     Attributes:
         padding: ``symmetric`` (PyTorch's habit) or ``same`` (TensorFlow's).
-        activation: ``relu`` (V1's paper), ``relu6`` (the published weights of V1, and V2) or ``hardswish``.
+        activation: ``relu`` (V1's paper), ``relu6`` (the published weights of V1, and V2), ``hardswish`` or
+            ``gelu``.
         norm_eps: BatchNorm's epsilon.
         norm_momentum: Weight of a new batch in BatchNorm's running statistics.
     """
@@ -121,7 +130,7 @@ class ConvNormAct(nn.Module):
         self.conv = conv(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
         kind = activation or options.activation
-        self.activation = nn.Identity() if kind == "none" else ACTIVATIONS[kind](inplace=True)
+        self.activation = nn.Identity() if kind == "none" else ACTIVATIONS[kind]()
 
     def forward(self, input: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""
@@ -161,12 +170,12 @@ def is_depthwise(module: nn.Module) -> bool:
 
 
 def parameters_without_decay(module: nn.Module) -> set[torch.nn.Parameter]:
-    """The parameters that the paper's recipe leaves out of weight decay: depthwise filters, norms and biases."""
+    """The parameters that the paper's recipe leaves out of weight decay: depthwise filters, norms and biases.
+
+    With them goes every other parameter of one axis, such as the factors of a layer scale.
+    """
     kept: set[torch.nn.Parameter] = set()
     for part in module.modules():
         own = dict(part.named_parameters(recurse=False))
-        if is_depthwise(part) or isinstance(part, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
-            kept.update(own.values())
-        elif "bias" in own:
-            kept.add(own["bias"])
+        kept.update(value for value in own.values() if is_depthwise(part) or value.ndim < 2)
     return kept
