@@ -62,20 +62,40 @@ class SSD:
 
 
 @dataclasses.dataclass
-class MobileNetV1:
-    """Keys of ``backbone`` where its name is ``mobilenet_v1``."""
+class Backbone:
+    """Keys of ``backbone`` that every family has."""
 
     name: str
     alpha: Positive
     rho: Positive
-    variant: Literal["standard", "shallow", "full_conv"]
     padding: Literal["symmetric", "same"] | None
-    activation: Literal["relu", "relu6"] | None
+    activation: Literal["relu", "relu6", "hardswish"] | None
     norm_eps: Positive | None
     norm_momentum: Share
     weights: Weights | None
     freeze: Annotated[int, Limits(low=0, high=5)]
     norm: Literal["train", "freeze_statistics", "freeze"]
+
+
+@dataclasses.dataclass
+class MobileNetV1(Backbone):
+    """Keys of ``backbone`` where its name is ``mobilenet_v1``."""
+
+    variant: Literal["standard", "shallow", "full_conv"]
+
+
+@dataclasses.dataclass
+class MobileNetV2(Backbone):
+    """Keys of ``backbone`` where its name is ``mobilenet_v2``."""
+
+    taps: Literal["stages", "expansions", "strided"] | None
+
+
+@dataclasses.dataclass
+class MobileNetV3(MobileNetV2):
+    """Keys of ``backbone`` where its name is ``mobilenet_v3_large`` or ``mobilenet_v3_small``."""
+
+    reduced_tail: bool | None
 
 
 @dataclasses.dataclass
@@ -217,7 +237,12 @@ COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "
 # The schema of a section by its `name`; one without a name has one schema.
 SECTIONS: dict[str, dict[str, type]] = {
     "task": {"ssd": SSD},
-    "backbone": {"mobilenet_v1": MobileNetV1},
+    "backbone": {
+        "mobilenet_v1": MobileNetV1,
+        "mobilenet_v2": MobileNetV2,
+        "mobilenet_v3_large": MobileNetV3,
+        "mobilenet_v3_small": MobileNetV3,
+    },
     "scheduler": {"cosine": Cosine, "exponential": Exponential, "multistep": MultiStep, "constant": Constant},
     "trainer": {"": Trainer},
     "data": {"shapes": Shapes, "coco": Coco},

@@ -6,7 +6,6 @@ A layout is recognised from the names and shapes of the arrays, never from the n
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnvision.backbones.mobilenet_v1 import BLOCKS, STEM
+from mnvision.backbones.architecture import architecture_of, task_of
+from mnvision.backbones.mobilenet_v1 import BLOCKS
 from mnvision.errors import UserError
 
 Arrays = Mapping[str, np.ndarray]
 
 # TensorFlow predicts (y, x, height, width) codes, we (x, y, width, height).
 BOX_ORDER = (1, 0, 3, 2)
-SHALLOW_BLOCKS = BLOCKS[:6] + BLOCKS[11:]
+# Options of a backbone that say how it was trained, not what it is.
+TRAINING_OPTIONS = ("norm_momentum", "freeze", "norm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,11 @@ class Weights:
     Attributes:
         tensors: float32 arrays by our names, the backbone's under ``backbone.``; convolutions [O, I, kH, kW]. Where
             ``folded``, a norm has its bias alone: the rest is an identity that ``load_weights`` makes exact.
-        settings: What a builder takes where the user left a key null: ``variant padding norm_eps activation`` of the
-            backbone; ``mean std`` (per RGB channel, in units of 0..255); of a whole network its input's side
-            ``image_size`` in pixels, and for a detector ``form loss focal_alpha focal_gamma min_scale max_scale``.
-            ``name alpha`` of the backbone are there to check by. A key is absent where the file does not tell.
+        settings: What a builder takes where the user left a key null: ``padding norm_eps activation`` of the backbone
+            and the options of its family; ``mean std`` (per RGB channel, in units of 0..255); of a whole network its
+            input's side ``image_size`` in pixels, and for a detector ``form loss focal_alpha focal_gamma min_scale
+            max_scale``. ``name alpha`` of the backbone are there to check by. A key is absent where the file does not
+            tell.
         classes: The name of each label 1..K, None where the network has a slot without a class; None if unknown.
         category_ids: The id of each label in the data set trained on, like ``classes``; None if unknown.
         folded: Whether BatchNorm was folded into the convolutions.
@@ -50,52 +52,6 @@ class Weights:
     folded: bool = False
     file: str = ""
     description: str = ""
-
-
-def task_of(names: Mapping[str, Any]) -> str:
-    """The network that these array names belong to: ``classifier``, ``ssd`` or ``backbone``."""
-    if "heads.0.classes.pointwise.weight" in names:
-        return "ssd"
-    return "classifier" if "head.weight" in names else "backbone"
-
-
-def architecture_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Name, alpha and variant of the MobileNet V1 among these arrays, and the form of an SSD.
-
-    Returns:
-        The settings that the shapes tell; empty for another family of backbones.
-    """
-    stem = tensors.get("backbone.stem.conv.weight")
-    widths: list[int] = []
-    full = "backbone.blocks.0.conv.weight" in tensors
-    part = "conv.weight" if full else "pointwise.conv.weight"
-    while (weight := tensors.get(f"backbone.blocks.{len(widths)}.{part}")) is not None:
-        widths.append(len(weight))
-    blocks = {13: BLOCKS, 8: SHALLOW_BLOCKS}.get(len(widths))
-    if stem is None or blocks is None:
-        return {}
-    alpha = _alpha_of([len(stem), *widths], (STEM, *(channels for channels, _ in blocks)))
-    if alpha is None:
-        return {}
-    variant = "full_conv" if full else "standard" if blocks is BLOCKS else "shallow"
-    settings: dict[str, Any] = {"name": "mobilenet_v1", "alpha": alpha, "variant": variant}
-    if task_of(tensors) == "ssd":
-        settings["form"] = "lite" if "extras.0.expand.depthwise.conv.weight" in tensors else "paper"
-    return settings
-
-
-def _alpha_of(widths: list[int], full: tuple[int, ...]) -> float | None:
-    """The roundest alpha with ``max(int(c * alpha), 8)`` channels everywhere, if there is one.
-
-    >>> _alpha_of([24, 768], (32, 1024)), _alpha_of([11, 358], (32, 1024)), _alpha_of([24, 512], (32, 1024))
-    (0.75, 0.35, None)
-    """
-    for digits in range(1, 6):
-        scale = 10**digits
-        alpha = math.ceil(widths[-1] / full[-1] * scale - 1e-6) / scale
-        if widths == [max(int(channels * alpha), 8) for channels in full]:
-            return alpha
-    return None
 
 
 # --- Keras ------------------------------------------------------------------------------------------------------------
@@ -140,7 +96,7 @@ def from_keras(arrays: Arrays) -> Weights:
     if "head.weight" in tensors:
         tensors["head.weight"] = tensors["head.weight"].flatten(1)  # a 1x1 convolution there
     settings = architecture_of(tensors)
-    if not settings:
+    if "alpha" not in settings:
         raise UserError("the layers' widths are those of MobileNet V1 for no width multiplier")
     settings |= {"padding": "same", "norm_eps": 1e-3, "activation": "relu6", "mean": (127.5,) * 3, "std": (127.5,) * 3}
     head = f"{len(tensors['head.bias'])} classes" if "head.bias" in tensors else "no classifier"
@@ -205,7 +161,7 @@ def from_tensorflow_ssd(arrays: Arrays) -> Weights:
             tensor = tensor.unflatten(0, (-1, 4))[:, BOX_ORDER].flatten(0, 1)
         tensors[table[theirs]] = tensor
     settings = architecture_of(tensors)
-    if not settings:
+    if "alpha" not in settings:
         raise UserError("the layers' widths are those of MobileNet V1 for no width multiplier")
     settings |= {"padding": "same", "norm_eps": 1e-3, "activation": "relu6", "mean": (128.0,) * 3, "std": (128.0,) * 3}
     # Scores by sigmoid. The file does not say its training loss: focal with alpha 0.75 is inferred, not proven.
@@ -263,13 +219,13 @@ def from_ours(tensors: Mapping[str, Tensor], *, spec: Mapping[str, Any] | None =
     if not any(name.startswith("backbone.") for name in tensors):
         tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     kept = {
-        name: _finite(tensor.float(), name=name)
+        name: finite(tensor.float(), name=name)
         for name, tensor in tensors.items()
         if not name.endswith("num_batches_tracked")
     }
     settings, spec = architecture_of(kept), spec or {}
+    settings |= {key: value for key, value in spec.get("backbone_options", {}).items() if key not in TRAINING_OPTIONS}
     for part, keys in (
-        ("backbone_options", ("name", "alpha", "variant", "padding", "norm_eps", "activation")),
         ("task_options", ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale")),
         ("preprocessing", ("mean", "std")),
     ):
@@ -277,7 +233,9 @@ def from_ours(tensors: Mapping[str, Tensor], *, spec: Mapping[str, Any] | None =
     if "preprocessing" in spec:
         settings["image_size"] = spec["preprocessing"]["size"]
     task = task_of(kept)
-    width = f", alpha {settings['alpha']:g}" if "alpha" in settings else ""
+    family = settings.get("name", "mobilenet_v1")
+    width = f", {family}" * (family != "mobilenet_v1")
+    width += f", alpha {settings['alpha']:g}" if "alpha" in settings else ""
     head = "" if task == "backbone" else f", {head_columns(kept) - (task == 'ssd')} classes"
     return Weights(
         kept,
@@ -311,10 +269,11 @@ def first_names(names: list[str]) -> str:
 
 
 def _tensor(array: np.ndarray, *, name: str) -> Tensor:
-    return _finite(torch.from_numpy(np.array(array, dtype=np.float32, order="C")), name=name)
+    return finite(torch.from_numpy(np.array(array, dtype=np.float32, order="C")), name=name)
 
 
-def _finite(tensor: Tensor, *, name: str) -> Tensor:
+def finite(tensor: Tensor, *, name: str) -> Tensor:
+    """The tensor, or a UserError where a value is infinite or NaN."""
     if not torch.isfinite(tensor).all():
         raise UserError(f"array {name} holds values that are not finite: the file is damaged, or training had diverged")
     return tensor

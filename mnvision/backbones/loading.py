@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnvision.backbones.layouts import Weights, architecture_of, first_names, head_columns, task_of
+from mnvision.backbones.architecture import architecture_of, task_of
+from mnvision.backbones.layouts import Weights, first_names, head_columns
 from mnvision.errors import UserError
 
 BACKBONE = "backbone."
@@ -128,14 +129,18 @@ def _check_architecture(target: Mapping[str, Tensor], source: Mapping[str, Tenso
             + ("load them into its backbone alone (backbone.weights=...)" if want != "backbone" else "choose others")
         )
     model, got = architecture_of(target), architecture_of(source)
-    sections = {"name": "backbone", "alpha": "backbone", "variant": "backbone", "form": "task"}
+    if model.get("name") and got.get("name") and model["name"] != got["name"]:
+        raise UserError(
+            f"{file}: weights are of {got['name']}, the model's backbone is {model['name']}: set "
+            f"backbone={got['name']} or choose other weights"
+        )
     for key in model:
         if key in got and got[key] != model[key]:
             stems = [len(tensors[f"{BACKBONE}stem.conv.weight"]) for tensors in (source, target)]
             widths = [f" (conv stem {stem} channels)" if key == "alpha" else "" for stem in stems]
             raise UserError(
                 f"{file}: weights are of {key} {got[key]}{widths[0]}, the model has {key} {model[key]}{widths[1]}: "
-                f"set {sections[key]}.{key}={got[key]} or choose other weights"
+                f"set {'task' if key == 'form' else 'backbone'}.{key}={got[key]} or choose other weights"
             )
 
 

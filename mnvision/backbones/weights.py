@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnvision.backbones.architecture import architecture_of as architecture_of
 from mnvision.backbones.layouts import Weights as Weights
-from mnvision.backbones.layouts import architecture_of as architecture_of
 from mnvision.backbones.layouts import from_keras, from_ours, from_tensorflow_ssd
 from mnvision.backbones.layouts import to_keras_arrays as to_keras_arrays
+from mnvision.backbones.layouts_torchvision import from_torchvision, is_torchvision
 from mnvision.backbones.loading import LoadReport as LoadReport
 from mnvision.backbones.loading import load_weights as load_weights
 from mnvision.cache import cache_dir
@@ -34,6 +35,7 @@ from mnvision.download import fetch
 from mnvision.errors import UserError
 
 SUFFIXES = (".npz", ".h5", ".hdf5", ".pt", ".pth", ".ckpt", ".safetensors")
+TORCHVISION_URL = "https://download.pytorch.org/models/"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
 SPEC = "mnvision/spec"  # among the arrays read: what a checkpoint of ours says of its model
 KERAS_WIDTHS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
@@ -46,12 +48,13 @@ class WeightSource:
     Attributes:
         name: What a user types.
         url: Where the file is.
-        sha256: Its checksum; None where its publisher states none: then that of the first download is recorded
-            beside the file, and later uses are checked against it.
+        sha256: Its checksum, or the first digits of it; None where its publisher states none: then that of the first
+            download is recorded beside the file, and later uses are checked against it.
         licence: The licence they are under.
         source: Where they come from.
         alpha: Its width multiplier.
         image_size: The side, in pixels, of the pictures it was trained on.
+        backbone: Its family, a name of ``list_backbones()``.
     """
 
     name: str
@@ -61,6 +64,7 @@ class WeightSource:
     source: str
     alpha: float
     image_size: int
+    backbone: str = "mobilenet_v1"
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,29 @@ def _keras_source(alpha: float, size: int) -> WeightSource:
     )
 
 
+def _torchvision_source(backbone: str, digits: str, recipe: str, *, default: bool) -> WeightSource:
+    return WeightSource(
+        name=f"torchvision_{backbone}" + f"_{recipe.lower()}" * (not default),
+        url=f"{TORCHVISION_URL}{backbone}-{digits}.pth",
+        sha256=digits,  # of which the file's name holds the first
+        licence="BSD-3-Clause",
+        source=f"torchvision.models.{backbone}, {recipe}; ImageNet, 1000 classes",
+        alpha=1.0,
+        image_size=224,
+        backbone=backbone,
+    )
+
+
 SOURCES: dict[str, WeightSource] = {
     source.name: source
-    for source in (_keras_source(alpha, size) for alpha in KERAS_WIDTHS for size in (224, 192, 160, 128))
+    for source in (
+        *(_keras_source(alpha, size) for alpha in KERAS_WIDTHS for size in (224, 192, 160, 128)),
+        _torchvision_source("mobilenet_v2", "7ebf99e0", "IMAGENET1K_V2", default=True),
+        _torchvision_source("mobilenet_v2", "b0353104", "IMAGENET1K_V1", default=False),
+        _torchvision_source("mobilenet_v3_large", "5c1a4163", "IMAGENET1K_V2", default=True),
+        _torchvision_source("mobilenet_v3_large", "8738ca79", "IMAGENET1K_V1", default=False),
+        _torchvision_source("mobilenet_v3_small", "047dcff4", "IMAGENET1K_V1", default=True),
+    )
 }
 
 
@@ -142,7 +166,9 @@ def read_weights(file: WeightFile | Path | str) -> Weights:
     except UserError as error:
         raise UserError(f"cannot read weights from {path}: {error}") from error
     if source is not None:
-        if weights.settings.get("alpha") != source.alpha:
+        if any(
+            weights.settings.get(key) != getattr(source, at) for key, at in (("name", "backbone"), ("alpha", "alpha"))
+        ):
             raise UserError(f"{path} is not {source.name}: it is of {weights.description}; remove it")
         weights.settings["image_size"] = source.image_size
         origin = f"{weights.description}; {source.source}; licence {source.licence}"
@@ -162,9 +188,12 @@ def _recognise(arrays: Mapping[str, Any]) -> Weights:
         tensors = inside or tensors
     if "stem.conv.weight" in tensors or any(name.startswith("backbone.") for name in tensors):
         return from_ours(tensors, spec=spec)
+    if is_torchvision(tensors):
+        return from_torchvision(tensors)
     raise UserError(
         f"unknown layout: its {len(arrays)} arrays begin with {', '.join(list(arrays)[:3]) or 'none'}; known are "
-        "Keras' MobileNet V1, TensorFlow's SSD MobileNet V1 as .npz, and checkpoints of mnvision"
+        "Keras' MobileNet V1, TensorFlow's SSD MobileNet V1 as .npz, torchvision's MobileNet V2 and V3, and "
+        "checkpoints of mnvision"
     )
 
 

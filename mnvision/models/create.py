@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mnvision.backbones import create_backbone
+from mnvision.backbones.base import family_options
 from mnvision.backbones.weights import Weights, load_weights, read_weights
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
@@ -118,6 +119,11 @@ def create_model(
             f"create_model() got {len(classes)} classes, {len(category_ids)} category_ids and "
             f"num_classes={num_classes}; expected as many of each"
         )
+    brought = {"padding", "activation", "norm_eps"}
+    if settings.get("name", backbone) == backbone:
+        brought |= family_options(backbone)
+    if part is not None:
+        brought -= {"taps"}  # what a head takes from the backbone says nothing of another head
     size = resolve_image_size(task, image_size=image_size, rho=rho, weights=whole, preferred=preferred_size)
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
@@ -126,7 +132,7 @@ def create_model(
         backbone_options={
             "name": backbone,
             "alpha": alpha,
-            **_settle(backbone_options or {}, settings, names=("variant", "padding", "activation", "norm_eps")),
+            **_settle(backbone_options or {}, settings, names=sorted(brought)),
         },
         preprocessing=Preprocessing(size, mean=mean, std=std),
         # Plain values, whatever array they come from: a checkpoint holds nothing else.
