@@ -29,12 +29,14 @@ class Backbone(nn.Module):
         levels: Channels and stride of each map that ``forward`` returns.
         stages: The modules between two levels, in order; freezing counts in these.
         options: Padding, activation and norm settings: heads build their own layers alike.
-        head_width: Channels of the fully connected layer (hard swish behind it) that the family's classifier has
-            before its last one; None where it has none.
+        head_width: Channels of the layer that the family's classifier has before its last one; None where it has none.
+        head_norm: Whether that layer is a 1x1 convolution with BatchNorm and activation, as V4's; else it is fully
+            connected, with hard swish behind it, as V3's.
         head_dropout: Share of the features that the family's classifier zeroes in training.
     """
 
     head_width: int | None = None
+    head_norm: bool = False
     head_dropout: float = 0.001
 
     def __init__(self, *, name: str, alpha: float, options: LayerOptions) -> None:

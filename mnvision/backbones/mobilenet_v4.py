@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,120 +10,19 @@ from torch.nn import functional as F
 
 from mnvision.backbones.base import Backbone, register_backbone
 from mnvision.backbones.layers import ConvNormAct, LayerOptions, initialise, make_divisible
+from mnvision.backbones.mobilenet_v4_plans import (
+    PLANS,
+    Attention,
+    Block,
+    Conv,
+    Fused,
+    Universal,
+    stem_channels,
+)
 from mnvision.types import FeatureLevel
 
 LAYER_SCALE = 1e-5
 HEAD_WIDTH = 1280
-
-
-class Conv(NamedTuple):
-    """A full convolution."""
-
-    kernel: int
-    stride: int
-    channels: int
-
-
-class Fused(NamedTuple):
-    """A fused inverted bottleneck: 3x3 expansion, 1x1 projection."""
-
-    stride: int
-    expansion: int
-    channels: int
-
-
-class Universal(NamedTuple):
-    """A universal inverted bottleneck (section 3): kernels before and after the expansion, 0 for none."""
-
-    start: int
-    middle: int
-    stride: int
-    expansion: int
-    channels: int
-
-
-class Attention(NamedTuple):
-    """Mobile multi-query attention (section 4): keys and values come from a map smaller by ``shrink``."""
-
-    heads: int
-    depth: int
-    shrink: int
-    channels: int
-
-
-Plan = tuple[Conv | Fused | Universal | Attention, ...]
-
-# The paper's appendix on architectures; stages begin where the stride is 2.
-_CONV_SMALL: Plan = (
-    *(Conv(3, 2, 32), Conv(1, 1, 32)),
-    *(Conv(3, 2, 96), Conv(1, 1, 64)),
-    *(Universal(5, 5, 2, 3, 96), *[Universal(0, 3, 1, 2, 96)] * 4, Universal(3, 0, 1, 4, 96)),
-    *(Universal(3, 3, 2, 6, 128), Universal(5, 5, 1, 4, 128), Universal(0, 5, 1, 4, 128), Universal(0, 5, 1, 3, 128)),
-    *[Universal(0, 3, 1, 4, 128)] * 2,
-    Conv(1, 1, 960),
-)
-_CONV_MEDIUM: Plan = (
-    Fused(2, 4, 48),
-    *(Universal(3, 5, 2, 4, 80), Universal(3, 3, 1, 2, 80)),
-    *(Universal(3, 5, 2, 6, 160), *[Universal(3, 3, 1, 4, 160)] * 2, Universal(3, 5, 1, 4, 160)),
-    *(Universal(3, 3, 1, 4, 160), Universal(3, 0, 1, 4, 160), Universal(0, 0, 1, 2, 160), Universal(3, 0, 1, 4, 160)),
-    *(Universal(5, 5, 2, 6, 256), Universal(5, 5, 1, 4, 256), *[Universal(3, 5, 1, 4, 256)] * 2),
-    *(Universal(0, 0, 1, 4, 256), Universal(3, 0, 1, 4, 256), Universal(3, 5, 1, 2, 256), Universal(5, 5, 1, 4, 256)),
-    *(*[Universal(0, 0, 1, 4, 256)] * 2, Universal(5, 0, 1, 2, 256)),
-    Conv(1, 1, 960),
-)
-_CONV_LARGE: Plan = (
-    Fused(2, 4, 48),
-    *(Universal(3, 5, 2, 4, 96), Universal(3, 3, 1, 4, 96)),
-    *(Universal(3, 5, 2, 4, 192), *[Universal(3, 3, 1, 4, 192)] * 3, Universal(3, 5, 1, 4, 192)),
-    *(*[Universal(5, 3, 1, 4, 192)] * 5, Universal(3, 0, 1, 4, 192)),
-    *(Universal(5, 5, 2, 4, 512), *[Universal(5, 5, 1, 4, 512)] * 3, Universal(5, 0, 1, 4, 512)),
-    *(Universal(5, 3, 1, 4, 512), *[Universal(5, 0, 1, 4, 512)] * 2, Universal(5, 3, 1, 4, 512)),
-    *(Universal(5, 5, 1, 4, 512), *[Universal(5, 0, 1, 4, 512)] * 3),
-    Conv(1, 1, 960),
-)
-_HYBRID_MEDIUM: Plan = (
-    Fused(2, 4, 48),
-    *(Universal(3, 5, 2, 4, 80), Universal(3, 3, 1, 2, 80)),
-    *(Universal(3, 5, 2, 6, 160), Universal(0, 0, 1, 2, 160), Universal(3, 3, 1, 4, 160), Universal(3, 5, 1, 4, 160)),
-    *(Attention(4, 64, 2, 160), Universal(3, 3, 1, 4, 160), Attention(4, 64, 2, 160), Universal(3, 0, 1, 4, 160)),
-    *(Attention(4, 64, 2, 160), Universal(3, 3, 1, 4, 160), Attention(4, 64, 2, 160), Universal(3, 0, 1, 4, 160)),
-    *(Universal(5, 5, 2, 6, 256), Universal(5, 5, 1, 4, 256), *[Universal(3, 5, 1, 4, 256)] * 2),
-    *(Universal(0, 0, 1, 2, 256), Universal(3, 5, 1, 2, 256), Universal(0, 0, 1, 2, 256), Universal(0, 0, 1, 4, 256)),
-    *(Attention(4, 64, 1, 256), Universal(3, 0, 1, 4, 256), Attention(4, 64, 1, 256), Universal(5, 5, 1, 4, 256)),
-    *(Attention(4, 64, 1, 256), Universal(5, 0, 1, 4, 256), Attention(4, 64, 1, 256), Universal(5, 0, 1, 4, 256)),
-    Conv(1, 1, 960),
-)
-_HYBRID_LARGE_PAIRS: tuple[Plan, Plan] = (
-    (Attention(8, 48, 2, 192), Universal(5, 3, 1, 4, 192)),
-    (Attention(8, 64, 1, 512), Universal(5, 0, 1, 4, 512)),
-)
-_HYBRID_LARGE: Plan = (
-    Fused(2, 4, 48),
-    *(Universal(3, 5, 2, 4, 96), Universal(3, 3, 1, 4, 96)),
-    *(Universal(3, 5, 2, 4, 192), *[Universal(3, 3, 1, 4, 192)] * 3, Universal(3, 5, 1, 4, 192)),
-    *[Universal(5, 3, 1, 4, 192)] * 2,
-    *_HYBRID_LARGE_PAIRS[0] * 3,
-    *(Attention(8, 48, 2, 192), Universal(3, 0, 1, 4, 192)),
-    *(Universal(5, 5, 2, 4, 512), *[Universal(5, 5, 1, 4, 512)] * 3, Universal(5, 0, 1, 4, 512)),
-    *(Universal(5, 3, 1, 4, 512), *[Universal(5, 0, 1, 4, 512)] * 2, Universal(5, 3, 1, 4, 512)),
-    Universal(5, 5, 1, 4, 512),
-    *_HYBRID_LARGE_PAIRS[1] * 4,
-    Conv(1, 1, 960),
-)
-# Channels of the stem, and the blocks.
-PLANS: dict[str, tuple[int, Plan]] = {
-    "mobilenet_v4_conv_small": (32, _CONV_SMALL),
-    "mobilenet_v4_conv_medium": (32, _CONV_MEDIUM),
-    "mobilenet_v4_conv_large": (24, _CONV_LARGE),
-    "mobilenet_v4_hybrid_medium": (32, _HYBRID_MEDIUM),
-    "mobilenet_v4_hybrid_large": (24, _HYBRID_LARGE),
-}
-
-
-def stem_channels(name: str, alpha: float) -> int:
-    """The stem grows with a width multiplier above 1 and keeps its channels below."""
-    return make_divisible(PLANS[name][0] * max(alpha, 1.0))
 
 
 class LayerScale(nn.Module):
@@ -249,7 +147,7 @@ def _shrink(channels: int, factor: int, *, options: LayerOptions) -> nn.Module:
 class MobileNetV4(Backbone):
     """The body up to the convolution of 960 channels; levels at strides 2, 4, 8, 16 and 32, finest first.
 
-    A classifier pools first, and then widens to ``head_width`` channels.
+    A classifier pools first, and then widens to ``head_width`` channels with one more convolution.
 
     Args:
         name: A key of ``PLANS``.
@@ -259,6 +157,8 @@ class MobileNetV4(Backbone):
     """
 
     head_width = HEAD_WIDTH
+    head_norm = True
+    head_dropout = 0.2
 
     def __init__(self, name: str, *, alpha: float = 1.0, options: LayerOptions | None = None) -> None:
         options = options or LayerOptions(norm_eps=1e-5)
@@ -298,9 +198,7 @@ class MobileNetV4(Backbone):
         return [*maps, features]
 
 
-def _block(
-    in_channels: int, plan: Conv | Fused | Universal | Attention, *, channels: int, options: LayerOptions, scaled: bool
-) -> nn.Module:
+def _block(in_channels: int, plan: Block, *, channels: int, options: LayerOptions, scaled: bool) -> nn.Module:
     match plan:
         case Conv(kernel, stride):
             return ConvNormAct(in_channels, channels, kernel=kernel, stride=stride, options=options)

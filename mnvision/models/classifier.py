@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnvision.backbones.base import Backbone
+from mnvision.backbones.layers import ConvNormAct, initialise
 from mnvision.models.base import TaskModel
 from mnvision.types import Preprocessing, UserError
 
@@ -15,7 +16,7 @@ class Classifier(TaskModel):
     """The papers' classification networks from the average pooling on.
 
     V1 and V2 have one fully connected layer; V3 has a hidden one with hard swish before it (arXiv:1905.02244, section
-    5.1): ``backbone.head_width`` tells.
+    5.1), V4 a 1x1 convolution with BatchNorm: ``backbone.head_width`` and ``backbone.head_norm`` tell.
 
     Args:
         backbone: Any backbone; its last level is used.
@@ -36,13 +37,21 @@ class Classifier(TaskModel):
         self.num_classes = num_classes
         self.dropout = nn.Dropout(backbone.head_dropout if dropout is None else dropout)
         pooled, width = backbone.levels[-1].channels, backbone.head_width
-        self.hidden = None if width is None else nn.Linear(pooled, width)
+        self.hidden: nn.Module | None = None
+        if width is not None and backbone.head_norm:
+            self.hidden = ConvNormAct(pooled, width, kernel=1, options=backbone.options)
+            initialise(self.hidden)
+        elif width is not None:
+            self.hidden = nn.Linear(pooled, width)
         self.head = nn.Linear(width or pooled, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W], uint8 or float in 0..255, to logits [B, K]."""
-        features = self.backbone(self.normalise(images))[-1].mean(dim=(2, 3))
-        if self.hidden is not None:
+        features = self.backbone(self.normalise(images))[-1].mean(dim=(2, 3), keepdim=True)
+        if self.backbone.head_norm and self.hidden is not None:
+            features = self.hidden(features)
+        features = features.flatten(1)
+        if isinstance(self.hidden, nn.Linear):
             features = F.hardswish(self.hidden(features))
         return self.head(self.dropout(features))
 
