@@ -102,6 +102,21 @@ def settle_learning_rate(cfg: Config) -> dict[str, Any]:
     return {**cfg, "optimizer": optimizer, "trainer": trainer}
 
 
+def whole_batches(cfg: Config, **loaders: Any) -> dict[str, Any]:
+    """The configuration with limits such as 0.01 of an epoch raised to one batch, where they are less than that.
+
+    Args:
+        cfg: A valid configuration.
+        loaders: The data loaders, by ``train`` and ``val``.
+    """
+    trainer = dict(cfg["trainer"])
+    for name, loader in loaders.items():
+        limit = trainer[f"limit_{name}_batches"]
+        if isinstance(limit, float) and limit * len(loader) < 1:
+            trainer[f"limit_{name}_batches"] = 1
+    return {**cfg, "trainer": trainer}
+
+
 def build_optimizer(cfg: Config) -> MakeOptimizer:
     """The optimiser section as a function of parameter groups.
 
@@ -117,8 +132,9 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
                 f"optimizer.{name}: {target.__name__} has no such option{did_you_mean(name, sorted(known))}"
             )
 
-    try:  # on one weight in each of two groups, so that wrong values show before anything starts
-        target([{"params": [torch.zeros(1, 1, requires_grad=True)]} for _ in range(2)], **options)
+    try:  # on weights as networks have them, in two groups, so that wrong values show before anything starts
+        weights = (torch.zeros(1, 1, 1, 1, requires_grad=True), torch.zeros(1, requires_grad=True))
+        target([{"params": [weight]} for weight in weights], **options)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"optimizer: {target.__name__} does not take these options: {error}") from error
 
@@ -126,7 +142,7 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
         # Loss scaling, which float16 needs, and gradient clipping do not go together with a fused step.
         if cfg["trainer"]["fused"] and "fused" in known and str(cfg["trainer"]["precision"]) != "16":
             try:  # on copies: an optimiser writes its options into the groups
-                return target([dict(group) for group in groups], **{**options, "fused": True})
+                return target([dict(group) for group in groups], **{"fused": True, **options})
             except (RuntimeError, ValueError) as error:
                 logger.info("%s is not fused here: %s", target.__name__, error)
         return target(groups, **options)
@@ -229,6 +245,8 @@ def check_devices(cfg: Config) -> None:
         UserError: If they are not.
     """
     kind, devices = choose_device(cfg["trainer"]["accelerator"]).type, cfg["trainer"]["devices"]
+    if kind == "cpu" and str(cfg["trainer"]["precision"]) == "16":
+        raise UserError("trainer.precision=16 needs a GPU, and this run is on the CPU: give 32, bf16 or auto")
     if devices == "auto":
         return
     if kind == "cpu" and isinstance(devices, list):
@@ -239,9 +257,10 @@ def check_devices(cfg: Config) -> None:
         return  # so many processes
     count = torch.cuda.device_count() if kind == "cuda" else 1
     wanted = devices if isinstance(devices, list) else range(devices)
-    if not all(number < count for number in wanted):
+    if not wanted or len(set(wanted)) < len(wanted) or not all(number < count for number in wanted):
         raise UserError(
-            f"trainer.devices={devices}: there are {count} here, numbered from 0; trainer.devices=auto takes all"
+            f"trainer.devices={devices}: there are {count} here, numbered from 0, each to be named once; "
+            "trainer.devices=auto takes all"
         )
 
 

@@ -17,14 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnvision.errors import ConfigError, UserError
+from mnvision.files import WEIGHT_SUFFIXES
 from mnvision.ops.resolution import input_size
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, accepts, choices, describe, fields
 
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
 PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights")
-# Text that ends like this means a file, and no known name.
-WEIGHT_SUFFIXES = (".npz", ".h5", ".hdf5", ".pt", ".pth", ".ckpt", ".safetensors")
 
 Problem = tuple[str, str]  # dotted key, what is wrong with it
 
@@ -156,7 +155,7 @@ def absolute_paths(cfg: Mapping[str, Any], *, start: Path) -> dict[str, Any]:
         given = values.get(name)
         if not isinstance(given, str) or "://" in given:
             continue
-        path = os.path.abspath(start / Path(given).expanduser())
+        path = os.path.abspath(start / os.path.expanduser(given))
         if name != "weights" or os.path.exists(path):
             values[name] = path
     return result

@@ -1,4 +1,4 @@
-"""Writing a file so that nobody finds half of it."""
+"""Files: writing one so that nobody finds half of it, and how those of weights are named."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 from mnvision.errors import UserError
+
+# Text that ends like this means a file of weights, and no known name.
+WEIGHT_SUFFIXES = (".npz", ".h5", ".hdf5", ".pt", ".pth", ".ckpt", ".safetensors")
 
 
 def write_text(path: Path, text: str, *, what: str = "the file", errors: str = "strict") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,24 @@ PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictu
 FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
 
 
-def check_run_folder(cfg: Mapping[str, Any], *, overwrite: str | None = None) -> None:
-    """Refuse an ``output_dir`` that holds a training already: nothing that was learnt is overwritten.
+def check_run_folder(cfg: Mapping[str, Any], *, overwrite: str | None = None, sources: Collection[Path] = ()) -> None:
+    """Refuse an ``output_dir`` in which the run would overwrite what the user has: a training, or the run's own input.
 
     Args:
         cfg: The configuration of the run.
         overwrite: A checkpoint: the training in whose folder it lies may be gone on with.
+        sources: The folders of the pictures that the run reads; their annotated copies bear their names.
 
     Raises:
-        UserError: If there are checkpoints in the folder.
+        UserError: If there are checkpoints in the folder, or the copies would go where the pictures are.
     """
     if cfg["output_dir"] is None or os.environ.get("LOCAL_RANK", "0") != "0":
         return
+    copies = (Path(cfg["output_dir"]) / "pictures").resolve()
+    if any(copies in (source.resolve(), *source.resolve().parents) for source in sources):
+        raise UserError(
+            f"output_dir: annotated copies would be written over the pictures in {copies}; give another one"
+        )
     checkpoints = Path(cfg["output_dir"]).absolute() / "checkpoints"
     if not any(checkpoints.glob("*.ckpt")) or (overwrite and Path(overwrite).absolute().parent == checkpoints):
         return
@@ -64,22 +70,27 @@ def run_folder(cfg: Mapping[str, Any]) -> Path:
             "output_dir is not set, and this run was started with several processes (LOCAL_RANK is set, as torchrun "
             "and cluster managers do): give output_dir=FOLDER, so that all of them write one folder"
         )
-    if given:
-        folder = Path(given)
+    try:
+        folder = Path(given) if given else _new_folder(Path("runs") / cfg["task"]["name"])
         folder.mkdir(parents=True, exist_ok=True)
-    else:
-        stem = Path("runs") / cfg["task"]["name"] / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        folder, number = stem, 1
-        while True:
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:  # another run began in the same second
-                number += 1
-                folder = stem.with_name(f"{stem.name}-{number}")
+    except OSError as error:
+        raise UserError(f"output_dir: cannot make the folder of the run ({error}); give another one") from error
     if not started_elsewhere:
         os.environ[FOLDER_VARIABLE] = str(folder.resolve())
     return folder.resolve()
+
+
+def _new_folder(parent: Path) -> Path:
+    """Make a folder named after the time; a number tells apart runs that begin in the same second."""
+    stem = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = parent / stem, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = parent / f"{stem}-{number}"
 
 
 def write_pictures(
@@ -164,6 +175,9 @@ def prediction_entry(
 
 def write_picture(path: Path, image: np.ndarray) -> None:
     """Write a picture uint8 [H, W, 3] RGB; the suffix of the path says how."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(encoded.tobytes())  # imwrite() fails without an error, and on some systems on such names
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())  # imwrite() fails without an error, and on some systems on such names
+    except OSError as error:
+        raise UserError(f"cannot write the picture {path}: {error.strerror}") from error

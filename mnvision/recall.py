@@ -8,10 +8,13 @@ from typing import Any
 
 from mnvision.checkpoint import SECTION
 from mnvision.errors import UserError
+from mnvision.models.base import TaskModel
 
 Config = dict[str, Any]
 # Keys of the trainer that the numbers of an evaluation depend on.
 MEASURING = ("trainer.precision", "trainer.channels_last", "trainer.limit_val_batches")
+# Keys of a task that choose among what its network finds.
+SELECTION = ("score_threshold", "nms_iou", "pre_nms_top_k", "max_detections")
 
 
 def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> Config:
@@ -48,13 +51,49 @@ def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> 
     return recalled
 
 
+def recall_evaluation(cfg: Config, saved: Config) -> Config:
+    """The configuration of an evaluation: the model's sections and what the numbers depend on, as it was trained."""
+    return recall(cfg, saved, keys=("task", "backbone", "optimizer", "scheduler", "data", *MEASURING))
+
+
+def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
+    """Set what the user may change of a trained model: how its detections are selected.
+
+    Args:
+        model: A model from a checkpoint.
+        cfg: The configuration of this command; ``cfg["overrides"]`` names the keys of the command line.
+        saved: The configuration in the checkpoint.
+
+    Raises:
+        UserError: If the command line asks for another model than that of the checkpoint.
+    """
+    names = {"task": model.spec.task, "backbone": model.spec.backbone_options["name"]}
+    wrong = []
+    for key in cfg["overrides"]:
+        section, _, name = key.partition(".")
+        if key == "experiment":
+            wrong.append(key)
+        if section not in names:
+            continue
+        asked = cfg[section][name or "name"]
+        if section == "task" and name in SELECTION and hasattr(model, name):
+            setattr(model, name, asked)
+        elif asked != (saved.get(section, {}).get(name) if name else names[section]):
+            wrong.append(key)
+    if wrong:
+        raise UserError(
+            f"{', '.join(wrong)}: the model is that of the checkpoint, and cannot be another one; leave it out "
+            f"(task.{', task.'.join(SELECTION)} can change)"
+        )
+
+
 def go_on(cfg: Config, saved: Mapping[str, Any]) -> Config:
     """The configuration with which an interrupted run goes on: its own, but for what the user changed."""
     resume = cfg["resume"]
     if "optimizer_states" not in saved:
         raise UserError(f"resume: {resume} holds a model alone; give the checkpoints/last.ckpt of the run")
-    fixed = ("task", "backbone", "optimizer", "experiment")
-    changed = [key for key in cfg["overrides"] if key.split(".")[0] in fixed]
+    fixed = ("task", "backbone", "optimizer", "experiment", "trainer.selective_weight_decay")
+    changed = [key for key in cfg["overrides"] if key in fixed or key.split(".")[0] in fixed]
     if changed:
         raise UserError(
             f"resume: {', '.join(changed)} cannot change while a run goes on: leave it out, or start a new run with "

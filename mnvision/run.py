@@ -41,7 +41,7 @@ from mnvision.outputs import (
     write_pictures,
 )
 from mnvision.profiler import profile
-from mnvision.recall import go_on, recall, reproduce
+from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
 from mnvision.report import write_report
 from mnvision.visualize import draw_detections
 
@@ -63,7 +63,6 @@ def train(cfg: Config) -> dict[str, float]:
     saved = read_checkpoint(cfg["resume"], key="resume") if cfg["resume"] else None
     cfg = build.settle_learning_rate(cfg) if saved is None else go_on(cfg, saved)
     build.check_devices(cfg)
-    check_run_folder(cfg, overwrite=cfg["resume"])
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
         model = model_from_checkpoint(saved, path=cfg["resume"], key="resume").train()
@@ -73,6 +72,8 @@ def train(cfg: Config) -> dict[str, float]:
         data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
         data.setup("fit")
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
+    check_run_folder(cfg, overwrite=cfg["resume"], sources=[data.image_folder("val")])
+    cfg = build.whole_batches(cfg, train=data.train_dataloader(), val=data.val_dataloader())
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
@@ -129,18 +130,16 @@ def evaluate(cfg: Config) -> dict[str, float]:
     """
     saved = read_checkpoint(cfg["ckpt"]) if cfg["ckpt"] else None
     if saved is not None:
-        # Of the trainer, what the numbers depend on.
-        keys = ("data", "trainer.precision", "trainer.channels_last")
-        cfg = recall(cfg, saved[SECTION]["config"], keys=keys)
+        typed, cfg = cfg, recall_evaluation(cfg, saved[SECTION]["config"])
     elif not cfg["task"]["weights"]:
         raise UserError(
             "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
         )
     build.check_devices(cfg)
-    check_run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
         model: TaskModel = _detector(model_from_checkpoint(saved, path=cfg["ckpt"]), command="eval")
+        settle_model(model, typed, saved[SECTION]["config"])
         data = _data_for(model, cfg)
         annotations = data.load_split(cfg["split"])
     else:
@@ -148,6 +147,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
         annotations = data.load_split(cfg["split"])
         _check_classes(cfg["task"]["weights"], annotations.classes)
         model = build.build_model(cfg, classes=annotations.classes, category_ids=annotations.category_ids)
+    check_run_folder(cfg, sources=[data.image_folder(cfg["split"])])
+    cfg = build.whole_batches(cfg, val=data.evaluation_dataloader(cfg["split"]))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
     folder = run_folder(cfg)
@@ -173,10 +174,12 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         UserError: If pictures could not be read; the others are written all the same.
     """
     device = build.choose_device(cfg["trainer"]["accelerator"])
-    check_run_folder(cfg)
     pictures = find_pictures(cfg["source"])
+    check_run_folder(cfg, sources={path.parent for path in pictures})
     if cfg["ckpt"]:
-        model = model_from_checkpoint(read_checkpoint(cfg["ckpt"]), path=cfg["ckpt"])
+        saved = read_checkpoint(cfg["ckpt"])
+        model = model_from_checkpoint(saved, path=cfg["ckpt"])
+        settle_model(model, cfg, saved[SECTION]["config"])
     elif cfg["task"]["weights"]:
         model = build.build_model(cfg, classes=None, category_ids=None).eval()
     else:

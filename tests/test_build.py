@@ -178,21 +178,43 @@ def test_devices(monkeypatch):
 
 
 def test_devices_that_are_not_there(monkeypatch):
-    def check(devices):
-        build.check_devices({"trainer": {"accelerator": "auto", "devices": devices}})
+    def check(devices, precision="auto"):
+        build.check_devices({"trainer": {"accelerator": "auto", "devices": devices, "precision": precision}})
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     check(3)
     with pytest.raises(UserError, match="is on the CPU; give a count"):
         check([0, 1])
+    with pytest.raises(UserError, match="trainer.precision=16 needs a GPU"):
+        check("auto", precision=16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check("auto", precision=16)
     for devices in ("auto", 2, [1]):
         check(devices)
-    for devices in (3, [0, 2]):
+    for devices in (3, [0, 2], [0, 0], []):
         with pytest.raises(UserError, match="there are 2 here"):
             check(devices)
+
+
+def test_limits_are_at_least_one_batch():
+    cfg = configure("train", "trainer.limit_train_batches=0.03", "trainer.limit_val_batches=0.5")
+    trainer = build.whole_batches(cfg, train=range(25), val=range(25))["trainer"]
+    assert (trainer["limit_train_batches"], trainer["limit_val_batches"]) == (1, 0.5)
+
+
+def test_an_optimizer_that_networks_cannot_use():
+    with pytest.raises(UserError, match=r"optimizer: Muon does not take these options: .*2D"):
+        build.build_optimizer(
+            configure("train", "optimizer._target_=torch.optim.Muon", "~optimizer.betas", "~optimizer.eps")
+        )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_fused_as_the_user_says(fused):
+    make = build.build_optimizer(configure("train", f"optimizer.fused={fused}".lower()))
+    assert make([{"params": [torch.zeros(1, requires_grad=True)]}]).defaults["fused"] is fused
 
 
 # data and model

@@ -80,6 +80,11 @@ def four_epochs(root, tmp_path_factory) -> Path:
     return folder
 
 
+def val_pictures(root: str) -> Path:
+    """The folder of the generated pictures that are measured on."""
+    return next(Path(root.removeprefix("data.root=")).glob("*/val"))
+
+
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -294,16 +299,63 @@ def test_evaluation_on_other_data(finished, tmp_path):
 
 def test_a_training_is_not_overwritten(finished, root, tmp_path):
     folder, *_ = finished
+    pictures = val_pictures(root)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = configure("train", *TINY, root, f"output_dir={folder}")
     with pytest.raises(UserError, match=r"holds a training already; give another folder, or resume=.*last\.ckpt"):
         run.train(again)
     for command in ("eval", "predict"):
-        source = ["source=x"] if command == "predict" else []
+        source = [f"source={pictures}"] if command == "predict" else []
         words = (f"ckpt={folder}/checkpoints/best.ckpt", *source, f"output_dir={folder}")
         with pytest.raises(UserError, match="holds a training already"):
             {"eval": run.evaluate, "predict": run.predict}[command](configure(command, *words))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_pictures_are_not_overwritten_by_their_annotated_copies(finished, root, tmp_path):
+    folder, *_ = finished
+    album = tmp_path / "album" / "pictures"
+    shutil.copytree(val_pictures(root), album)
+    before = {path: path.read_bytes() for path in album.iterdir()}
+    best = f"ckpt={folder}/checkpoints/best.ckpt"
+    for source in (album, album.parent):
+        with pytest.raises(UserError, match="annotated copies would"):
+            run.predict(configure("predict", best, f"source={source}", f"output_dir={album.parent}"))
+    val = ("data.val_images=" + str(album), "data.val_annotations=annotations/val.json")
+    with pytest.raises(UserError, match="annotated copies would"):
+        run.evaluate(configure("eval", best, *val, f"output_dir={album.parent}"))
+    assert {path: path.read_bytes() for path in album.iterdir()} == before
+
+
+def test_annotated_copies_are_not_looked_at_again(finished, root, tmp_path):
+    folder, *_ = finished
+    album = tmp_path / "album"
+    shutil.copytree(val_pictures(root), album)
+    words = (f"ckpt={folder}/checkpoints/best.ckpt", f"source={album}", f"output_dir={album}/found")
+    assert len(run.predict(configure("predict", *words))) == len(run.predict(configure("predict", *words))) == 6
+
+
+def test_a_folder_that_cannot_be_made(finished, tmp_path):
+    folder, *_ = finished
+    (tmp_path / "file").write_text("")
+    for path in ("file", "file/below"):
+        with pytest.raises(UserError, match="output_dir: cannot make the folder"):
+            evaluate(f"ckpt={folder}/checkpoints/best.ckpt", folder=tmp_path / path)
+
+
+def test_what_may_change_of_the_model_of_a_checkpoint(finished, tmp_path):
+    folder, numbers, _ = finished
+    best = f"ckpt={folder}/checkpoints/best.ckpt"
+    same = ("task=ssd", "backbone.alpha=0.25", "task.score_threshold=0.01")  # as it was trained
+    assert evaluate(best, *same, folder=tmp_path / "same") == numbers
+    written = yaml.safe_load((tmp_path / "same" / "config.yaml").read_text())
+    assert (written["backbone"]["alpha"], written["optimizer"]["lr"]) == (0.25, 0.003)
+    few = evaluate(best, "task.max_detections=1", folder=tmp_path / "few")
+    assert few["val/mar_100"] < numbers["val/mar_100"]
+    for words in (["backbone.alpha=0.5"], ["task.form=lite"], ["experiment=paper_ssd300", "data.root=x"]):
+        with pytest.raises(UserError, match="the model is that of the checkpoint"):
+            evaluate(best, *words, folder=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")

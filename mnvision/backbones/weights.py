@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -33,8 +34,8 @@ from mnvision.backbones.loading import load_weights as load_weights
 from mnvision.cache import cache_dir
 from mnvision.download import fetch
 from mnvision.errors import UserError
+from mnvision.files import WEIGHT_SUFFIXES
 
-SUFFIXES = (".npz", ".h5", ".hdf5", ".pt", ".pth", ".ckpt", ".safetensors")
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
 SPEC = "mnvision/spec"  # among the arrays read: what a checkpoint of ours says of its model
@@ -122,7 +123,7 @@ def resolve_weights(text: str | Path) -> WeightFile:
     Raises:
         UserError: If there is no such file or name (with the nearest names), or the download fails.
     """
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     name = str(text)
     source = SOURCES.get(name)
     url = source.url if source else name
@@ -138,7 +139,7 @@ def resolve_weights(text: str | Path) -> WeightFile:
         return WeightFile(fetch(source.url, sha256=source.sha256), source)
     if path.is_dir():
         raise UserError(f"no weights {name!r}: it is a folder, expected a file")
-    if path.suffix.lower() in SUFFIXES or "/" in name or "\\" in name:
+    if path.suffix.lower() in WEIGHT_SUFFIXES or "/" in name or "\\" in name:
         raise UserError(f"no weights {name!r}: there is no file {path.absolute()}")
     near = difflib.get_close_matches(name, SOURCES, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(SOURCES)}"
@@ -165,6 +166,10 @@ def read_weights(file: WeightFile | Path | str) -> Weights:
         weights = _recognise(_read_arrays(path))
     except UserError as error:
         raise UserError(f"cannot read weights from {path}: {error}") from error
+    except Exception as error:  # damage shows in as many ways as there are decoders
+        raise UserError(
+            f"cannot read weights from {path}: the file is damaged ({type(error).__name__}: {error})"
+        ) from error
     if source is not None:
         if any(
             weights.settings.get(key) != getattr(source, at) for key, at in (("name", "backbone"), ("alpha", "alpha"))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from mnvision.ops.image import stretch
+
 # SSD, arXiv 1512.02325, section 2.2 (data augmentation): whole picture, an overlap of at least one of these, or any.
 MIN_OVERLAPS = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 MAX_ZOOM = 4.0  # the expansion of section 3.6 fills up to 16 times the area: four times the side
@@ -119,9 +121,7 @@ def cut(image: np.ndarray, window: Window, *, size: int) -> tuple[np.ndarray, Wi
     x1, x2 = _span(source.left - left, source.right - left, scale=size / (right - left), size=size)
     y1, y2 = _span(source.top - top, source.bottom - top, scale=size / (bottom - top), size=size)
     part = image[source.top : source.bottom, source.left : source.right]
-    if part.shape[:2] == (y2 - y1, x2 - x1):
-        return part, source, Window(x1, y1, x2, y2)
-    return cv2.resize(part, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR), source, Window(x1, y1, x2, y2)
+    return stretch(part, width=x2 - x1, height=y2 - y1), source, Window(x1, y1, x2, y2)
 
 
 def paste(part: np.ndarray, target: Window, *, size: int, fill: tuple[int, ...]) -> np.ndarray:

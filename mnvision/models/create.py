@@ -110,6 +110,7 @@ def create_model(
         ]
         classes = [name for name, _ in named]
         category_ids = [number for _, number in named] if category_ids is None else category_ids
+    named_classes = classes is not None
     if classes is None:
         classes = [f"class {label}" for label in range(1, (num_classes or 0) + 1)]
     if category_ids is None:
@@ -140,7 +141,7 @@ def create_model(
         category_ids=tuple(int(number) for number in category_ids),
     )
     model = build_model(spec)
-    _load(model, whole=whole, part=part)
+    _load(model, whole=whole, part=part, named=named_classes)
     return model
 
 
@@ -176,9 +177,9 @@ def resolve_image_size(
     return input_size(image_size or preferred or IMAGE_SIZES.get(task, 224), rho)
 
 
-def _load(model: TaskModel, *, whole: Weights | None, part: Weights | None) -> None:
+def _load(model: TaskModel, *, whole: Weights | None, part: Weights | None, named: bool) -> None:
     if whole is not None:
-        report = load_weights(model, whole, classes=model.spec.classes)
+        report = load_weights(model, whole, classes=model.spec.classes if named else None)
     elif part is not None:
         report = load_weights(model.backbone, part, classes=None)
     else:

@@ -14,10 +14,7 @@ from mnvision.errors import UserError
 
 # ANYDEPTH keeps 16 bits, so that we scale them ourselves; without it OpenCV drops the low byte.
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
-_ADVICE = (
-    "Replace the file, save it again as JPEG or PNG, or take it out of the data set"
-    " (data.bad_images=skip leaves such pictures out and counts them)"
-)
+_ADVICE = "Replace the file, save it again as JPEG or PNG, or take it out (in training, data.bad_images=skip does so)"
 
 
 def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
@@ -89,6 +86,11 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     Returns:
         uint8 [size, size, C]; the input itself if it already has this size.
     """
-    if image.shape[:2] == (size, size):
+    return stretch(image, width=size, height=size)
+
+
+def stretch(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
+    """``resize_image`` to any width and height."""
+    if image.shape[:2] == (height, width):
         return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)

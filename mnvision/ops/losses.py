@@ -43,7 +43,7 @@ def hardest_negatives(logits: Tensor, labels: Tensor, *, ratio: float, kind: Cla
         # softplus of the object columns as -log sigmoid(-x), which is vectorised
         wrong = -logits[..., 1:].neg().sigmoid_().log_().sum(-1) - F.logsigmoid(logits[..., 0])
     wrong.masked_fill_(labels != 0, -torch.inf)
-    wanted = (labels > 0).sum(1, keepdim=True) * ratio  # [B, 1]
+    wanted = ((labels > 0).sum(1, keepdim=True) * ratio).floor()  # [B, 1]
     most = min(int(wanted.max()), labels.shape[1])
     values, order = wrong.topk(most, dim=1)
     rank = torch.arange(most, device=labels.device)

@@ -289,3 +289,25 @@ def test_an_incomplete_layout_is_refused(tmp_path, keras_file, change, message):
     np.savez(tmp_path / "changed.npz", **arrays)
     with pytest.raises(UserError, match=rf"changed\.npz: .*{message}"):
         read_weights(tmp_path / "changed.npz")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "pt", "old.pt"])
+def test_damage_is_one_message_wherever_it_is(tmp_path, suffix):
+    state = {"stem.conv.weight": torch.randn(8, 3, 3, 3), "stem.norm.bias": torch.randn(8)}
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "npz":
+        np.savez_compressed(path, **{name: tensor.numpy() for name, tensor in state.items()})
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=suffix == "pt")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    messages = []
+    for _ in range(40):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(len(whole), size=8)] ^= rng.integers(1, 256, size=8, dtype=np.uint8)
+        path.write_bytes(damaged.tobytes())
+        try:
+            read_weights(path)
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all("cannot read weights from" in message for message in messages)

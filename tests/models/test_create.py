@@ -315,3 +315,11 @@ def test_plain_values_in_the_spec():
     ).spec
     assert type(spec) is ModelSpec
     assert (type(spec.classes[0]), type(spec.category_ids[0])) == (str, int)
+
+
+def test_weights_with_a_number_of_classes_alone(tmp_path):
+    known = create_model("ssd", alpha=0.25, image_size=64, classes=["cat", "dog"])
+    save_model(known, tmp_path / "pets.ckpt")
+    model = create_model("ssd", alpha=0.25, num_classes=2, weights=str(tmp_path / "pets.ckpt"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, known.state_dict()[name]), name

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from mnvision.ops.losses import class_cross_entropy, focal_loss, mined_class_loss
+from mnvision.ops.losses import class_cross_entropy, focal_loss, hardest_negatives, mined_class_loss
 from mnvision.ops.matching import IGNORED
 
 
@@ -89,3 +89,18 @@ def test_focal_loss_equals_torchvision():
     found.backward()
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_the_negatives_of_a_picture_do_not_depend_on_the_others():
+    logits, labels = problem()
+    together = hardest_negatives(logits, labels, ratio=1.5, kind="softmax")
+    alone = [hardest_negatives(logits[i : i + 1], labels[i : i + 1], ratio=1.5, kind="softmax") for i in range(3)]
+    assert together.tolist() == [int(index) + 60 * i for i, found in enumerate(alone) for index in found]
+    assert [len(found) for found in alone] == [6, 1, 0]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_of_sure_answers_has_a_gradient(gamma):
+    logits = torch.full((1, 2, 3), -200.0, requires_grad=True)
+    focal_loss(logits, torch.tensor([[0, 1]]), alpha=0.25, gamma=gamma).backward()
+    assert torch.isfinite(logits.grad).all()
