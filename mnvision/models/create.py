@@ -13,6 +13,7 @@ from mnvision.backbones.base import family_options
 from mnvision.backbones.weights import Weights, load_weights, read_weights
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
+from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.models.ssd import SSD
 from mnvision.ops.resolution import input_size
 from mnvision.types import Preprocessing, UserError
@@ -21,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 # Task names are the names of the configuration's `task` group. A plain table, so that a checkpoint can never name
 # a class of its own.
-TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "classify": Classifier}
+TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classifier}
 # What weights say of the head they were trained in, where they are of a whole model.
 HEAD_OPTIONS = ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale")
-IMAGE_SIZES = {"ssd": 300, "classify": 224}
+IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224}
 
 
 def build_model(spec: ModelSpec) -> TaskModel:
@@ -68,7 +69,7 @@ def create_model(
 
     Args:
         task: A key of ``TASKS``, such as ``ssd``.
-        backbone: A name of ``list_backbones()``.
+        backbone: A name of ``list_backbones()``, or of the ``library`` among ``backbone_options``.
         alpha: Width multiplier.
         rho: Resolution multiplier of the input's side, see ``resolve_image_size``.
         image_size: Side of the input in pixels at rho 1; by default that of ``weights``, else ``preferred_size``, else
@@ -95,7 +96,8 @@ def create_model(
             "the former hold a backbone too: leave out task.weights or backbone.weights"
         )
     whole = read_weights(weights) if weights else None
-    part = read_weights(backbone_weights) if backbone_weights else None
+    timm_model = backbone if (backbone_options or {}).get("library") == "timm" else None
+    part = read_weights(backbone_weights, timm_model=timm_model) if backbone_weights else None
     settings = whole.settings if whole else part.settings if part else {}
     head_settings = whole.settings if whole else {}  # weights of a backbone say nothing of this head
 

@@ -1,0 +1,436 @@
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on any backbone: as in the MobileNet paper, and with a pyramid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from mnvision.backbones.base import Backbone, map_sizes
+from mnvision.models.detector import Detector
+from mnvision.models.fpn import FPN
+from mnvision.ops.anchors import grid_anchors
+from mnvision.ops.boxes import OFFSET_WEIGHTS, OffsetWeights, area, encode, to_centers, to_corners
+from mnvision.ops.matching import IGNORED, match_regions, sample
+from mnvision.ops.postprocess import Candidates, best_class_candidates, best_proposals, suppress
+from mnvision.types import FeatureLevel, Preprocessing, Targets, UserError
+
+Form = Literal["c4", "fpn"]
+
+
+@dataclass(frozen=True)
+class FormSettings:
+    """What the two forms differ in, where the user does not say.
+
+    Attributes:
+        rpn_depth: Channels of the 3x3 convolution of the region proposal network.
+        sizes: Square roots of the anchors' areas in pixels; three ratios each.
+        rounded: Whether the anchors' corners are rounded to pixels.
+        rpn_weights: Factors of the offsets of the region proposal network.
+        rpn_threshold: Proposals of a smaller probability are dropped.
+        proposals: Proposals a picture in prediction.
+        train_proposals: Proposals a picture that are sampled from in training.
+        pre_nms_top_k: Anchors of each level that go into their suppression, in prediction.
+        train_pre_nms_top_k: The same in training.
+        roi_batch: Proposals a picture that the box head learns from.
+        crop: Cells along one side of a proposal's features.
+        nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
+        score_threshold: Detections that score no more are dropped.
+        smooth_l1: Where the box loss turns from a square into a line.
+        box_weight: Weight of the box losses.
+    """
+
+    rpn_depth: int
+    sizes: tuple[float, ...]
+    rounded: bool
+    rpn_weights: OffsetWeights
+    rpn_threshold: float
+    proposals: int
+    train_proposals: int
+    pre_nms_top_k: int
+    train_pre_nms_top_k: int
+    roi_batch: int
+    crop: int
+    nms_iou: float
+    score_threshold: float
+    smooth_l1: float
+    box_weight: float
+
+
+# c4: Huang et al. 2017 (arXiv:1611.10012, section 3) and TensorFlow's configurations of it, which the MobileNet paper
+# follows. fpn: torchvision's fasterrcnn_mobilenet_v3_large_320_fpn.
+FORMS: dict[str, FormSettings] = {
+    "c4": FormSettings(
+        rpn_depth=512,
+        sizes=(64.0, 128.0, 256.0, 512.0),
+        rounded=False,
+        rpn_weights=OFFSET_WEIGHTS,
+        rpn_threshold=0.0,
+        proposals=300,
+        train_proposals=300,
+        pre_nms_top_k=2000,
+        train_pre_nms_top_k=2000,
+        roi_batch=64,
+        crop=14,
+        nms_iou=0.6,
+        score_threshold=0.01,
+        smooth_l1=1.0,
+        box_weight=2.0,
+    ),
+    "fpn": FormSettings(
+        rpn_depth=256,
+        sizes=(32.0, 64.0, 128.0, 256.0, 512.0),
+        rounded=True,
+        rpn_weights=(1.0, 1.0, 1.0, 1.0),
+        rpn_threshold=0.05,
+        proposals=150,
+        train_proposals=2000,
+        pre_nms_top_k=150,
+        train_pre_nms_top_k=2000,
+        roi_batch=512,
+        crop=7,
+        nms_iou=0.5,
+        score_threshold=0.05,
+        smooth_l1=1 / 9,
+        box_weight=1.0,
+    ),
+}
+FPN_DEPTH = 256
+FPN_STRIDES = (16, 32)
+
+
+class FasterRCNNOutput(NamedTuple):
+    """What ``FasterRCNN.forward`` returns.
+
+    Attributes:
+        objectness: [B, A], logits of the anchors.
+        anchor_offsets: [B, A, 4].
+        proposals: [B, P, 4] xyxy in input pixels, best first; zeros where there are fewer.
+        proposal_scores: [B, P]; -1 where there are fewer.
+        logits: [B, P, K+1] with background in column 0.
+        offsets: [B, P, K, 4] of each class's box from the proposal.
+    """
+
+    objectness: Tensor
+    anchor_offsets: Tensor
+    proposals: Tensor
+    proposal_scores: Tensor
+    logits: Tensor
+    offsets: Tensor
+
+
+class RPNHead(nn.Module):
+    """The region proposal network: a 3x3 convolution, then objectness and offsets of each anchor of each cell.
+
+    Args:
+        in_channels: Channels of every map.
+        depth: Channels between.
+        anchors: Anchors of a cell.
+        columns: 1: objectness is one logit; 2: background and object, as TensorFlow has it.
+    """
+
+    def __init__(self, in_channels: int, depth: int, *, anchors: int, columns: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, depth, 3, padding=1)
+        self.objectness = nn.Conv2d(depth, anchors * columns, 1)
+        self.offsets = nn.Conv2d(depth, anchors * 4, 1)
+        self.columns = columns
+        for part in (self.conv, self.objectness, self.offsets):
+            nn.init.normal_(part.weight, std=0.01)
+            nn.init.zeros_(part.bias)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Map [B, C, H_i, W_i] per level to objectness [B, A] and offsets [B, A, 4] over all levels."""
+        objectness, offsets = [], []
+        for features in maps:
+            hidden = F.relu(self.conv(features))
+            # [B, n*c, H, W] -> [B, H*W*n, c]
+            logits = self.objectness(hidden).permute(0, 2, 3, 1).reshape(len(hidden), -1, self.columns)
+            objectness.append(logits[..., -1] - logits[..., 0] if self.columns == 2 else logits[..., 0])
+            offsets.append(self.offsets(hidden).permute(0, 2, 3, 1).reshape(len(hidden), -1, 4))
+        return torch.cat(objectness, dim=1), torch.cat(offsets, dim=1)
+
+
+class BoxHead(nn.Module):
+    """Class and box of a proposal, from its pooled features.
+
+    Args:
+        in_features: Length of the features; behind hidden layers, that of the flattened crop.
+        hidden: Width of two fully connected layers in between; 0 for none.
+        num_classes: Classes without background.
+    """
+
+    def __init__(self, in_features: int, *, hidden: int, num_classes: int) -> None:
+        super().__init__()
+        widths = [in_features, hidden, hidden] if hidden else [in_features]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.classes = nn.Linear(widths[-1], num_classes + 1)
+        self.boxes = nn.Linear(widths[-1], num_classes * 4)
+        nn.init.normal_(self.classes.weight, std=0.01)
+        nn.init.normal_(self.boxes.weight, std=0.001)
+        for part in (self.classes, self.boxes):
+            nn.init.zeros_(part.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [R, F] to logits [R, K+1] and offsets [R, K, 4]."""
+        for layer in self.hidden:
+            features = F.relu(layer(features))
+        return self.classes(features), self.boxes(features).unflatten(1, (-1, 4))
+
+
+class FasterRCNN(Detector):
+    """A two-stage detector: a network proposes regions, a second one names and refines each.
+
+    ``c4`` proposes on the map of stride 16, crops it, and runs the backbone's last stage on every crop, as the
+    MobileNet paper's Table 13 has it. ``fpn`` merges the maps of strides 16 and 32 into a pyramid and crops from it.
+
+    Args:
+        backbone: Any backbone with levels at strides 16 and 32.
+        num_classes: Classes without background.
+        preprocessing: Input size, mean and standard deviation.
+        form: ``c4`` or ``fpn``.
+        proposals: Proposals a picture in prediction; None, here and below, is the form's own (``FORMS``).
+        train_proposals: Proposals a picture that are sampled from in training.
+        rpn_nms_iou: Overlap above which the weaker of two proposals is dropped.
+        rpn_score_threshold: Proposals of a smaller probability are dropped.
+        rpn_batch: Anchors a picture that the region proposal network learns from; up to half are positive.
+        rpn_high: Smallest overlap of an anchor that is an object.
+        rpn_low: Overlap below which an anchor is background.
+        roi_batch: Proposals a picture that the box head learns from.
+        roi_positive: Share of them that may be objects.
+        roi_iou: Smallest overlap of a proposal that is an object.
+        box_weight: Weight of the box losses of both stages.
+        score_threshold: Detections that score no more are dropped.
+        nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
+        pre_nms_top_k: (proposal, class) pairs a picture that go into the suppression.
+        max_detections: Detections a picture at most.
+
+    Raises:
+        UserError: If the backbone lacks a level, or a value is out of range.
+    """
+
+    anchors: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        form: Form = "fpn",
+        proposals: int | None = None,
+        train_proposals: int | None = None,
+        rpn_nms_iou: float = 0.7,
+        rpn_score_threshold: float | None = None,
+        rpn_batch: int = 256,
+        rpn_high: float = 0.7,
+        rpn_low: float = 0.3,
+        roi_batch: int | None = None,
+        roi_positive: float = 0.25,
+        roi_iou: float = 0.5,
+        box_weight: float | None = None,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        pre_nms_top_k: int = 1000,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__(backbone, preprocessing=preprocessing)
+        if num_classes < 1:
+            raise UserError(f"Faster R-CNN needs a class besides background, got num_classes={num_classes}")
+        if form not in FORMS:
+            raise UserError(f"task.form of faster_rcnn must be one of {', '.join(FORMS)}; got {form!r}")
+        if not rpn_low <= rpn_high:
+            raise UserError(f"task.rpn_low {rpn_low} must not be above task.rpn_high {rpn_high}")
+
+        def own(value: float | None, name: str) -> float:
+            return getattr(settings, name) if value is None else value
+
+        settings = self.settings = FORMS[form]
+        self.num_classes, self.form = num_classes, form
+        self.proposals = int(own(proposals, "proposals"))
+        self.train_proposals = int(own(train_proposals, "train_proposals"))
+        self.rpn_nms_iou, self.rpn_score_threshold = rpn_nms_iou, own(rpn_score_threshold, "rpn_threshold")
+        self.rpn_batch, self.rpn_high, self.rpn_low = rpn_batch, rpn_high, rpn_low
+        self.roi_batch, self.roi_positive, self.roi_iou = int(own(roi_batch, "roi_batch")), roi_positive, roi_iou
+        self.box_weight = own(box_weight, "box_weight")
+        self.score_threshold, self.nms_iou = own(score_threshold, "score_threshold"), own(nms_iou, "nms_iou")
+        self.pre_nms_top_k, self.max_detections = pre_nms_top_k, max_detections
+
+        strides = [level.stride for level in backbone.levels]
+        if not set(FPN_STRIDES) <= set(strides):
+            raise UserError(f"Faster R-CNN needs maps at strides {FPN_STRIDES}; {backbone.name} has {strides}")
+        last = backbone.levels[-1].channels
+        if form == "c4":
+            self.levels = [backbone.levels[-2]]
+            self.box_head = BoxHead(last, hidden=0, num_classes=num_classes)
+        else:
+            self.pyramid = FPN(backbone.levels[-2:], depth=FPN_DEPTH)
+            self.levels = self.pyramid.levels
+            self.box_head = BoxHead(FPN_DEPTH * settings.crop**2, hidden=1024, num_classes=num_classes)
+        self.rpn = RPNHead(
+            self.levels[0].channels,
+            settings.rpn_depth,
+            anchors=3 * len(settings.sizes),
+            columns=2 if form == "c4" else 1,
+        )
+        grids = map_sizes(preprocessing.size, self.levels)
+        self.anchor_counts = [3 * len(settings.sizes) * grid**2 for grid in grids]
+        anchors = grid_anchors(
+            grids, [level.stride for level in self.levels], sizes=settings.sizes, rounded=settings.rounded
+        )
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    def forward(self, images: Tensor) -> FasterRCNNOutput:
+        """Map images [B, 3, S, S], uint8 or float in 0..255, to the tensors of ``FasterRCNNOutput``."""
+        maps = self._features(images)
+        objectness, offsets = self.rpn(maps)
+        found = self._propose(objectness, offsets, count=self.proposals, top_k=self.settings.pre_nms_top_k)
+        batch = torch.arange(len(images), device=images.device).repeat_interleave(found.boxes.shape[1])
+        logits, boxes = self._classify(maps, found.boxes.flatten(0, 1), batch)
+        shape = found.boxes.shape[:2]
+        return FasterRCNNOutput(
+            objectness, offsets, found.boxes, found.scores, logits.unflatten(0, shape), boxes.unflatten(0, shape)
+        )
+
+    def losses(self, images: Tensor, targets: Targets, *, output: FasterRCNNOutput | None = None) -> dict[str, Tensor]:
+        """Objectness and box loss of the anchors, class and box loss of the proposals, over samples of both.
+
+        Args:
+            images: [B, 3, S, S], uint8 or float in 0..255.
+            targets: The ground truth, padded; pictures may be empty, even all of them.
+            output: What ``forward`` gave for these images: the second stage is then judged on the proposals of
+                prediction. Without it, as in training, it learns from those of training and from the true boxes.
+        """
+        if output is None:
+            maps = self._features(images)
+            objectness, anchor_offsets = self.rpn(maps)
+            with torch.no_grad():
+                found = self._propose(
+                    objectness, anchor_offsets, count=self.train_proposals, top_k=self.settings.train_pre_nms_top_k
+                )
+            proposals, usable = torch.cat((found.boxes, targets.boxes), dim=1), found.scores > 0
+            usable = torch.cat((usable, (targets.labels > 0) & ~targets.crowd), dim=1)
+        else:
+            objectness, anchor_offsets = output.objectness, output.anchor_offsets
+            proposals, usable = output.proposals, output.proposal_scores > 0
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            labels, index = match_regions(proposals, targets, high=self.roi_iou, low=self.roi_iou, best=False)
+            labels = torch.where(usable, labels, IGNORED)
+            chosen = sample(labels, count=self.roi_batch, positive_share=self.roi_positive)
+            batch, rows = chosen.nonzero(as_tuple=True)
+        if output is None:
+            logits, offsets = self._classify(maps, proposals[batch, rows], batch)
+        else:
+            logits, offsets = output.logits[batch, rows], output.offsets[batch, rows]
+        with torch.autocast(images.device.type, enabled=False):
+            boxes = targets.boxes[batch, index[batch, rows]] if targets.boxes.shape[1] else proposals[batch, rows]
+            second = self._box_losses(
+                logits.float(), offsets.float(), labels[batch, rows], proposals[batch, rows], boxes=boxes
+            )
+            return self._rpn_losses(objectness.float(), anchor_offsets.float(), targets) | second
+
+    def candidates(self, output: FasterRCNNOutput, *, threshold: float) -> Candidates:
+        """The best (proposal, class) pairs of what ``forward`` gave, before suppression."""
+        scores = output.logits.float().softmax(-1)[..., 1:]
+        scores = scores.masked_fill((output.proposal_scores <= 0).unsqueeze(-1), -1.0)
+        return best_class_candidates(
+            scores,
+            output.offsets.float(),
+            output.proposals,
+            image_size=self.preprocessing.size,
+            threshold=threshold,
+            top_k=self.pre_nms_top_k,
+        )
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The maps of ``self.levels``."""
+        features = self.normalise(images)
+        if self.form == "fpn":
+            return self.pyramid(self.backbone(features)[-2:])
+        for stage in self.backbone.stages[:-1]:
+            for part in stage:
+                features = part(features)
+        return [features]
+
+    def _propose(self, objectness: Tensor, offsets: Tensor, *, count: int, top_k: int) -> Candidates:
+        found = best_proposals(
+            objectness.float(),
+            offsets.float(),
+            self.anchors,
+            counts=self.anchor_counts,
+            weights=self.settings.rpn_weights,
+            image_size=self.preprocessing.size,
+            threshold=self.rpn_score_threshold,
+            top_k=top_k,
+        )
+        return suppress(found, iou=self.rpn_nms_iou, max_detections=count, image_size=self.preprocessing.size)
+
+    def _classify(self, maps: list[Tensor], boxes: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [R, K+1] and offsets [R, K, 4] of boxes [R, 4] xyxy, each in the picture that ``batch`` [R] names."""
+        crops = crop_regions(maps, self.levels, boxes, batch, side=self.settings.crop)
+        if self.form == "fpn":
+            return self.box_head(crops.flatten(1))
+        for part in self.backbone.stages[-1]:
+            crops = part(crops)
+        return self.box_head(crops.mean(dim=(2, 3)))
+
+    def _rpn_losses(self, objectness: Tensor, offsets: Tensor, targets: Targets) -> dict[str, Tensor]:
+        with torch.no_grad():
+            corners = to_corners(self.anchors)
+            labels, index = match_regions(corners, targets, high=self.rpn_high, low=self.rpn_low, best=True)
+            batch, rows = sample(labels, count=self.rpn_batch, positive_share=0.5).nonzero(as_tuple=True)
+            positive = labels[batch, rows] > 0
+            at = batch[positive], rows[positive]
+            wanted = encode(targets.boxes[at[0], index[at]], self.anchors[at[1]], weights=self.settings.rpn_weights)
+        count = max(1, len(rows))
+        loss = F.smooth_l1_loss(offsets[at], wanted, beta=self.settings.smooth_l1, reduction="sum")
+        found = F.binary_cross_entropy_with_logits(objectness[batch, rows], positive.float(), reduction="sum")
+        return {"objectness_loss": found / count, "proposal_loss": self.box_weight * loss / count}
+
+    def _box_losses(
+        self, logits: Tensor, offsets: Tensor, labels: Tensor, proposals: Tensor, *, boxes: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of R sampled proposals [R, 4] xyxy with labels [R]; ``boxes`` [R, 4] are what they match."""
+        count = max(1, len(labels))
+        rows = (labels > 0).nonzero().squeeze(1)
+        wanted = encode(boxes[rows], to_centers(proposals[rows]))
+        loss = F.smooth_l1_loss(offsets[rows, labels[rows] - 1], wanted, beta=self.settings.smooth_l1, reduction="sum")
+        return {
+            "class_loss": F.cross_entropy(logits, labels, reduction="sum") / count,
+            "box_loss": self.box_weight * loss / count,
+        }
+
+
+def crop_regions(maps: list[Tensor], levels: list[FeatureLevel], boxes: Tensor, batch: Tensor, *, side: int) -> Tensor:
+    """Features [R, C, side, side] of regions, each from the level that suits its size (arXiv:1612.03144, equation 1).
+
+    Args:
+        maps: [B, C, H_i, W_i] per level. The coarsest of several was added for proposals and is not cropped from.
+        levels: Of the maps, finest first.
+        boxes: [R, 4] xyxy in input pixels.
+        batch: int64 [R], the picture of each.
+        side: Cells along one side of a crop.
+    """
+    regions = torch.cat((batch.unsqueeze(1).to(boxes), boxes), dim=1)  # [R, 5]
+    maps = [features.float() for features in maps]  # bfloat16 could not place a box to the pixel
+    if len(maps) == 1:
+        return roi_align(maps[0], regions, side, 1 / levels[0].stride, sampling_ratio=1, aligned=True)
+    maps, levels = maps[:-1], levels[:-1]
+    finest, coarsest = (levels[at].stride.bit_length() - 1 for at in (0, -1))
+    # A region of 224 pixels a side belongs to stride 16.
+    wanted = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224) + 1e-6).clamp(finest, coarsest)
+    if finest == coarsest or boxes.is_meta:  # the profiler asks for shapes only
+        return _align(maps[0], regions, side, levels[0].stride)
+    crops = maps[0].new_zeros(len(boxes), maps[0].shape[1], side, side)
+    for features, level in zip(maps, levels, strict=True):
+        rows = (wanted == level.stride.bit_length() - 1).nonzero().squeeze(1)
+        crops = crops.index_put((rows,), _align(features, regions[rows], side, level.stride))
+    return crops
+
+
+def _align(features: Tensor, regions: Tensor, side: int, stride: int) -> Tensor:
+    return roi_align(features, regions, side, 1 / stride, sampling_ratio=2)

@@ -1,0 +1,233 @@
+"""Faster R-CNN: the paper's costs, torchvision's results on the same weights, and learning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+
+from mnvision import create_backbone, create_model, profile
+from mnvision.backbones.layouts_torchvision import from_torchvision
+from mnvision.models import faster_rcnn
+from mnvision.models.faster_rcnn import FasterRCNN
+from mnvision.types import Preprocessing, Target, UserError, pad_targets
+from tests.runs import batch
+
+SIZE = 320
+IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+def make(form="c4", *, size=96, num_classes=3, alpha=0.25, **options):
+    torch.manual_seed(0)
+    backbone = create_backbone("mobilenet_v1", alpha=alpha)
+    return FasterRCNN(backbone, num_classes=num_classes, preprocessing=Preprocessing(size), form=form, **options)
+
+
+@pytest.mark.parametrize(("size", "mult_adds", "anchors"), [(300, 25_224_412_096, 4332), (600, 30_493_700_224, 17328)])
+def test_costs_of_the_paper(size, mult_adds, anchors):
+    model = FasterRCNN(create_backbone("mobilenet_v1"), num_classes=90, preprocessing=Preprocessing(size), form="c4")
+    found = profile(model)
+    assert (found.mult_adds, found.parameters, len(model.anchors)) == (mult_adds, 6_043_072, anchors)
+
+
+@pytest.fixture(scope="module")
+def twins():
+    """torchvision's detector and ours, with the same random weights."""
+    torch.manual_seed(0)
+    theirs = fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=6, min_size=SIZE, box_score_thresh=0.02
+    ).eval()
+    with torch.no_grad():
+        for part in theirs.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.normal_(std=0.1)
+                part.running_var.uniform_(0.5, 2)
+            elif isinstance(part, nn.Linear | nn.Conv2d) and part.bias is not None:
+                part.bias.normal_(std=0.1)
+        theirs.roi_heads.box_predictor.cls_score.weight.mul_(20)  # classes to tell apart
+        theirs.rpn.head.conv[0][0].weight.mul_(10)
+    backbone = create_backbone("mobilenet_v3_large", taps="strided", norm_eps=1e-5)  # theirs, in a detector
+    ours = FasterRCNN(backbone, num_classes=5, preprocessing=Preprocessing(SIZE, **IMAGENET), score_threshold=0.02)
+    state = theirs.state_dict()
+    new = {f"backbone.{name}": value for name, value in _backbone(state, backbone).items()}
+    for index in range(2):
+        new |= {f"pyramid.lateral.{index}.{p}": state[f"backbone.fpn.inner_blocks.{index}.0.{p}"] for p in PARTS}
+        new |= {f"pyramid.smooth.{index}.{p}": state[f"backbone.fpn.layer_blocks.{index}.0.{p}"] for p in PARTS}
+        new |= {f"box_head.hidden.{index}.{p}": state[f"roi_heads.box_head.fc{6 + index}.{p}"] for p in PARTS}
+    for mine, other in (("conv", "conv.0.0"), ("objectness", "cls_logits"), ("offsets", "bbox_pred")):
+        new |= {f"rpn.{mine}.{p}": state[f"rpn.head.{other}.{p}"] for p in PARTS}
+    new |= {f"box_head.classes.{p}": state[f"roi_heads.box_predictor.cls_score.{p}"] for p in PARTS}
+    # theirs has a box for background, too
+    new |= {f"box_head.boxes.{p}": state[f"roi_heads.box_predictor.bbox_pred.{p}"][4:] for p in PARTS}
+    ours.load_state_dict(new)
+    return theirs, ours.eval()
+
+
+PARTS = ("weight", "bias")
+
+
+def _backbone(state, backbone):
+    """The entries of torchvision's backbone under our names."""
+    body = {n.replace("backbone.body.", "features."): t for n, t in state.items() if n.startswith("backbone.body.")}
+    found = from_torchvision(body)
+    tensors = {n.removeprefix("backbone."): t for n, t in found.tensors.items() if n.startswith("backbone.")}
+    counters = {n: t for n, t in backbone.state_dict().items() if n.endswith("num_batches_tracked")}
+    return tensors | counters
+
+
+@pytest.fixture
+def images():
+    """Blobs of colour: noise would look the same everywhere, and equal scores have no order."""
+    blobs = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return (255 * nn.functional.interpolate(blobs, size=SIZE, mode="bicubic").clamp(0, 1)).to(torch.uint8)
+
+
+def test_proposals_and_detections_are_torchvisions(twins, images, monkeypatch):
+    theirs, ours = twins
+    seen = []
+    hook = theirs.rpn.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    with torch.no_grad():
+        expected = theirs(list(images.float() / 255))
+        output = ours(images)
+    hook.remove()
+    for row, boxes in enumerate(seen[0]):
+        count = int((output.proposal_scores[row] > 0).sum())
+        assert count == len(boxes) > 20
+        # One to one, in whatever order equal scores have.
+        apart = (output.proposals[row, :count, None] - boxes).abs().amax(-1)
+        assert apart.amin(0).max() < 1e-3
+        assert apart.amin(1).max() < 1e-3
+    for detections, other in zip(ours.predict(images, output=output), expected, strict=True):
+        assert len(other["boxes"]) > 10
+        torch.testing.assert_close(detections.boxes, other["boxes"], rtol=0, atol=1e-3)
+        torch.testing.assert_close(detections.scores, other["scores"], rtol=0, atol=1e-4)
+        assert torch.equal(detections.labels, other["labels"])
+
+
+def first_ones(labels, *, count, positive_share):
+    """A sample without chance: the first positive ones, then the first others."""
+    chosen = torch.zeros_like(labels, dtype=torch.bool)
+    for row, answer in enumerate(labels):
+        positive = (answer > 0).nonzero().squeeze(1)[: int(count * positive_share)]
+        chosen[row, positive] = True
+        chosen[row, (answer == 0).nonzero().squeeze(1)[: count - len(positive)]] = True
+    return chosen
+
+
+class FirstOnes:
+    """The same for torchvision, which lists positives and negatives apart."""
+
+    def __init__(self, count, share):
+        self.count, self.share = count, share
+
+    def __call__(self, labels):
+        chosen = [first_ones(one[None].long(), count=self.count, positive_share=self.share)[0] for one in labels]
+        pairs = list(zip(chosen, labels, strict=True))
+        return [c & (one > 0) for c, one in pairs], [c & (one == 0) for c, one in pairs]
+
+
+def test_losses_are_torchvisions_given_the_same_sampling(twins, images, monkeypatch):
+    theirs, ours = twins
+    monkeypatch.setattr(faster_rcnn, "sample", first_ones)
+    monkeypatch.setattr(theirs.rpn, "fg_bg_sampler", FirstOnes(256, 0.5))
+    monkeypatch.setattr(theirs.roi_heads, "fg_bg_sampler", FirstOnes(512, 0.25))
+    boxes = torch.tensor([[20.0, 30, 120, 200], [150, 40, 300, 310], [10, 200, 60, 280]])
+    labels = torch.tensor([1, 3, 5])
+    targets = [
+        Target(boxes, labels, torch.zeros(3, dtype=torch.bool), 0, (SIZE, SIZE)),
+        Target(boxes[1:2] - 9, labels[1:2], torch.zeros(1, dtype=torch.bool), 1, (SIZE, SIZE)),
+    ]
+    for part in (theirs.rpn, theirs.roi_heads, theirs):
+        part.training = True  # and BatchNorm as it is
+    try:
+        expected = theirs(
+            list(images.float() / 255), [{"boxes": target.boxes, "labels": target.labels} for target in targets]
+        )
+    finally:
+        theirs.eval()
+    found = ours.losses(images, pad_targets(targets))
+    names = {
+        "objectness_loss": "loss_objectness",
+        "proposal_loss": "loss_rpn_box_reg",
+        "class_loss": "loss_classifier",
+        "box_loss": "loss_box_reg",
+    }
+    for mine, other in names.items():
+        torch.testing.assert_close(found[mine], expected[other], rtol=1e-4, atol=1e-4)
+        assert expected[other] > 0.001
+
+
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+def test_every_parameter_learns(form):
+    model = make(form)
+    made = batch(size=96)
+    sum(model.losses(made.images, made.targets).values()).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert silent == []
+    assert sum(bool(p.grad.any()) for p in model.parameters()) > 0.9 * len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+def test_pictures_without_objects(form):
+    model = make(form)
+    made = batch(size=96, counts=(0, 0))
+    losses = model.losses(made.images, made.targets)
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["box_loss"] == losses["proposal_loss"] == 0
+    sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+@pytest.mark.parametrize("size", [64, 97, 128])
+def test_shapes_of_the_output_at_any_size(form, size):
+    model = make(form, size=size, proposals=20).eval()
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        output = model(images)
+    assert output.objectness.shape == (2, len(model.anchors))
+    assert output.proposals.shape == (2, 20, 4)
+    assert output.logits.shape == (2, 20, 4)
+    assert output.offsets.shape == (2, 20, 3, 4)
+    for detections in model.predict(images, output=output, score_threshold=0.0):
+        assert len(detections.scores) <= model.max_detections
+        assert (detections.boxes >= 0).all()
+        assert (detections.boxes <= size).all()
+
+
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+def test_losses_in_evaluation_share_the_forward_pass(form):
+    model = make(form).eval()
+    made = batch(size=96)
+    with torch.no_grad():
+        output = model(made.images)
+        losses = model.losses(made.images, made.targets, output=output)
+    assert set(losses) == {"objectness_loss", "proposal_loss", "class_loss", "box_loss"}
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_crowds_teach_nothing():
+    model = make("fpn")
+    made = batch(size=96, counts=(2,))
+    made.targets.crowd[:] = True
+    losses = model.losses(made.images, made.targets)
+    assert losses["box_loss"] == losses["proposal_loss"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "c5"}, "c4, fpn; got 'c5'"),
+        ({"num_classes": 0}, "needs a class besides background"),
+        ({"rpn_low": 0.8}, "rpn_low 0.8 must not be above task.rpn_high 0.7"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(UserError, match=message):
+        make(**{"form": "c4", **options})
+
+
+def test_by_name():
+    model = create_model("faster_rcnn", alpha=0.25, num_classes=2, task_options={"form": "c4"})
+    assert model.spec.task == "faster_rcnn"
+    assert model.preprocessing.size == 320
