@@ -196,9 +196,10 @@ def _check_section(section: str, cfg: Mapping[str, Any], known: list[str]) -> li
     values = cfg[section]
     if not isinstance(values, Mapping):
         return [(section, f"expected a section of keys, got {_show(values)}")]
-    name = "" if "" in members else values.get("name", "???")
-    if not isinstance(name, str) or name not in members:
-        return list(_check_value(f"{section}.name", name, Literal[tuple(members)]))
+    key, name = _member(section, values)
+    right = [member for member, schema in members.items() if ("library" in fields(schema)) == (key == "library")]
+    if not isinstance(name, str) or name not in right:
+        return list(_check_value(f"{section}.{key}", name, Literal[tuple(right)]))
     return _check_keys(values, fields(members[name]), prefix=f"{section}.", known=known)
 
 
@@ -270,8 +271,16 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
         )
 
 
+def _member(section: str, values: Mapping[str, Any]) -> tuple[str, Any]:
+    """The key that chooses the schema of a section, and its value."""
+    if "" in SECTIONS[section]:
+        return "name", ""
+    key = "library" if "library" in values else "name"
+    return key, values.get(key, "???")
+
+
 def _schemas(section: str, cfg: Mapping[str, Any]) -> Iterable[type]:
-    name = _mapping(cfg.get(section)).get("name")
+    _, name = _member(section, _mapping(cfg.get(section)))
     chosen = [schema for member, schema in SECTIONS[section].items() if member == name]
     return chosen or SECTIONS[section].values()
 

@@ -100,6 +100,8 @@ def _input_shapes(model: nn.Module, images: Tensor) -> dict[nn.Module, Sequence[
 def _pack(module: nn.Module, shapes: Mapping[nn.Module, Sequence[int]]) -> None:
     """Replace the convolutions in a folded network."""
     for name, part in list(module.named_children()):
+        if getattr(part, "opaque", False):
+            continue  # other kinds of convolutions, and modules that use their weights in ways of their own
         if isinstance(part, ConvNormAct) and isinstance(part.norm, nn.Identity) and type(part.activation) in FUSED:
             setattr(module, name, PackedConv(part.conv, type(part.activation), shape=shapes[part.conv]))
         elif isinstance(part, nn.Conv2d):

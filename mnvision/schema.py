@@ -99,6 +99,26 @@ class MobileNetV3(MobileNetV2):
 
 
 @dataclasses.dataclass
+class MobileNetV4(Backbone):
+    """Keys of ``backbone`` where its name is one of MobileNet V4's."""
+
+    activation: Literal["relu", "relu6", "hardswish", "gelu"] | None  # type: ignore[assignment]
+
+
+@dataclasses.dataclass
+class Timm:
+    """Keys of ``backbone`` where its library is ``timm``."""
+
+    library: Literal["timm"]
+    name: Annotated[str, "the name of a timm model"]
+    alpha: Positive
+    rho: Positive
+    weights: Weights | None
+    freeze: Natural
+    norm: Literal["train", "freeze_statistics", "freeze"]
+
+
+@dataclasses.dataclass
 class Coco:
     """Keys of ``data`` where its name is ``coco``."""
 
@@ -234,7 +254,7 @@ class Profile(Command):
 
 
 COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "profile": Profile}
-# The schema of a section by its `name`; one without a name has one schema.
+# The schema of a section by its `name`, or by its `library`, whose names are its own; without both there is one schema.
 SECTIONS: dict[str, dict[str, type]] = {
     "task": {"ssd": SSD},
     "backbone": {
@@ -242,6 +262,12 @@ SECTIONS: dict[str, dict[str, type]] = {
         "mobilenet_v2": MobileNetV2,
         "mobilenet_v3_large": MobileNetV3,
         "mobilenet_v3_small": MobileNetV3,
+        "mobilenet_v4_conv_small": MobileNetV4,
+        "mobilenet_v4_conv_medium": MobileNetV4,
+        "mobilenet_v4_conv_large": MobileNetV4,
+        "mobilenet_v4_hybrid_medium": MobileNetV4,
+        "mobilenet_v4_hybrid_large": MobileNetV4,
+        "timm": Timm,
     },
     "scheduler": {"cosine": Cosine, "exponential": Exponential, "multistep": MultiStep, "constant": Constant},
     "trainer": {"": Trainer},

@@ -85,7 +85,7 @@ def test_every_choice_is_named_in_the_comment(option):
     section = option.split("/")[0]
     values = values.get(section, values)
     members = schema.SECTIONS[section]
-    for key, kind in schema.fields(members["" if "" in members else values.name]).items():
+    for key, kind in schema.fields(members["" if "" in members else values.get("library", values.name)]).items():
         words = schema.choices(kind)
         comment = re.search(rf"(?m)^ *{key}: .*?# (.*)$", text)[1]
         if key != "name" or section == "scheduler":

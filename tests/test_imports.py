@@ -48,7 +48,7 @@ HOMES = {
     "pycocotools": {"metrics.reference"},
     "faster_coco_eval": {"metrics.reference"},
     "h5py": {"backbones.weights"},
-    "timm": set(),
+    "timm": {"backbones.timm_adapter"},
     "onnx": set(),
 }
 

@@ -33,11 +33,13 @@ class Backbone(nn.Module):
         head_norm: Whether that layer is a 1x1 convolution with BatchNorm and activation, as V4's; else it is fully
             connected, with hard swish behind it, as V3's.
         head_dropout: Share of the features that the family's classifier zeroes in training.
+        opaque: Whether its modules are not of our kinds: folding of BatchNorm and packing of weights leave it alone.
     """
 
     head_width: int | None = None
     head_norm: bool = False
     head_dropout: float = 0.001
+    opaque: bool = False
 
     def __init__(self, *, name: str, alpha: float, options: LayerOptions) -> None:
         super().__init__()
@@ -145,12 +147,13 @@ def create_backbone(
     norm_momentum: float | None = None,
     freeze: int = 0,
     norm: NormPolicy = "train",
+    library: Literal["timm"] | None = None,
     **family: Any,
 ) -> Backbone:
     """Build a backbone by name, with fresh weights.
 
     Args:
-        name: One of ``list_backbones()``.
+        name: One of ``list_backbones()``, or of the library's own names.
         alpha: Width multiplier.
         padding: ``symmetric`` or ``same`` (TensorFlow's).
         activation: ``relu``, ``relu6``, ``hardswish`` or ``gelu``.
@@ -158,21 +161,30 @@ def create_backbone(
         norm_momentum: Weight of a new batch in BatchNorm's running statistics.
         freeze: Stages to freeze, from the image on.
         norm: BatchNorm policy, see ``Backbone.freeze``.
+        library: ``timm``: a model of timm, see ``timm_adapter``; it takes no option but ``freeze`` and ``norm``.
         family: What this family alone has, such as ``variant``; see its module. An option that is None is the
             family's own default.
 
     Raises:
         UserError: For an unknown name or option (with the nearest ones) or a value out of range.
     """
-    if name not in _BUILDERS:
-        raise UserError(f"unknown backbone {name!r}; {_nearest(name, _BUILDERS)}")
-    builder, own = _BUILDERS[name]
+    if library not in (None, "timm"):
+        raise UserError(f"backbone.library must be timm or left out, got {library!r}")
     given: dict[str, Any] = {
         "padding": padding,
         "activation": activation,
         "norm_eps": norm_eps,
         "norm_momentum": norm_momentum,
     }
+    if library == "timm":
+        from mnvision.backbones.timm_adapter import create_timm_backbone
+
+        backbone: Backbone = create_timm_backbone(name, alpha=alpha, options=given | family)
+        backbone.freeze(freeze, norm=norm)
+        return backbone
+    if name not in _BUILDERS:
+        raise UserError(f"unknown backbone {name!r}; {_nearest(name, _BUILDERS)}")
+    builder, own = _BUILDERS[name]
     options = replace(own, **{key: value for key, value in given.items() if value is not None})
     common = {*inspect.signature(create_backbone).parameters} - {"family"}
     known = family_options(name)

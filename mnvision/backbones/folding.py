@@ -124,8 +124,9 @@ class _Totals:
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, nn.BatchNorm2d]]:
-    """Modules with a convolution ``conv`` and a BatchNorm ``norm`` after it, and these two."""
-    for module in model.modules():
+    """Modules of our kinds with a convolution ``conv`` and a BatchNorm ``norm`` after it, and these two."""
+    opaque = {part for module in model.modules() if getattr(module, "opaque", False) for part in module.modules()}
+    for module in (part for part in model.modules() if part not in opaque):
         conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             yield module, conv, norm

@@ -28,15 +28,18 @@ from mnvision.backbones.architecture import architecture_of as architecture_of
 from mnvision.backbones.layouts import Weights as Weights
 from mnvision.backbones.layouts import from_keras, from_ours, from_tensorflow_ssd
 from mnvision.backbones.layouts import to_keras_arrays as to_keras_arrays
+from mnvision.backbones.layouts_timm import from_timm, is_timm
 from mnvision.backbones.layouts_torchvision import from_torchvision, is_torchvision
 from mnvision.backbones.loading import LoadReport as LoadReport
 from mnvision.backbones.loading import load_weights as load_weights
+from mnvision.backbones.timm_adapter import timm_weights
 from mnvision.cache import cache_dir
 from mnvision.download import fetch
 from mnvision.errors import UserError
 from mnvision.files import WEIGHT_SUFFIXES
 
 TORCHVISION_URL = "https://download.pytorch.org/models/"
+TIMM_URL = "https://huggingface.co/timm/"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
 SPEC = "mnvision/spec"  # among the arrays read: what a checkpoint of ours says of its model
 KERAS_WIDTHS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
@@ -56,6 +59,9 @@ class WeightSource:
         alpha: Its width multiplier.
         image_size: The side, in pixels, of the pictures it was trained on.
         backbone: Its family, a name of ``list_backbones()``.
+        folder: Where it is kept below the folder of all weights: not all files have a name of their own.
+        normalisation: Mean and standard deviation of every channel, in units of 0..255, where the layout's are not
+            the file's.
     """
 
     name: str
@@ -66,6 +72,8 @@ class WeightSource:
     alpha: float
     image_size: int
     backbone: str = "mobilenet_v1"
+    folder: str = ""
+    normalisation: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,23 @@ def _torchvision_source(backbone: str, digits: str, recipe: str, *, default: boo
     )
 
 
+def _timm_source(backbone: str, tag: str, size: int, *, alpha: float = 1.0, half: bool = False) -> WeightSource:
+    width = {"mobilenet_v1": f"_{100 * alpha:03.0f}"}.get(backbone, "" if alpha == 1 else f"_{100 * alpha:03.0f}")
+    model = f"{backbone.replace('_v', 'v')}{width}.{tag}"
+    return WeightSource(
+        name=f"timm_{model}",
+        url=f"{TIMM_URL}{model}/resolve/main/pytorch_model.bin",
+        sha256=None,
+        licence="Apache-2.0",
+        source=f"timm's {model}; ImageNet, 1000 classes",
+        alpha=alpha,
+        image_size=size,
+        backbone=backbone,
+        folder=model,
+        normalisation=(127.5, 127.5) if half else None,
+    )
+
+
 SOURCES: dict[str, WeightSource] = {
     source.name: source
     for source in (
@@ -110,6 +135,21 @@ SOURCES: dict[str, WeightSource] = {
         _torchvision_source("mobilenet_v3_large", "5c1a4163", "IMAGENET1K_V2", default=True),
         _torchvision_source("mobilenet_v3_large", "8738ca79", "IMAGENET1K_V1", default=False),
         _torchvision_source("mobilenet_v3_small", "047dcff4", "IMAGENET1K_V1", default=True),
+        _timm_source("mobilenet_v1", "ra4_e3600_r224_in1k", 224),
+        _timm_source("mobilenet_v1", "ra4_e3600_r224_in1k", 224, alpha=1.25),
+        _timm_source("mobilenet_v4_conv_small", "e1200_r224_in1k", 224),
+        _timm_source("mobilenet_v4_conv_small", "e2400_r224_in1k", 224),
+        _timm_source("mobilenet_v4_conv_small", "e3600_r256_in1k", 256, half=True),
+        _timm_source("mobilenet_v4_conv_small", "e3000_r224_in1k", 224, alpha=0.5, half=True),
+        _timm_source("mobilenet_v4_conv_medium", "e500_r224_in1k", 224),
+        _timm_source("mobilenet_v4_conv_medium", "e500_r256_in1k", 256),
+        _timm_source("mobilenet_v4_conv_large", "e500_r256_in1k", 256),
+        _timm_source("mobilenet_v4_conv_large", "e600_r384_in1k", 384),
+        _timm_source("mobilenet_v4_hybrid_medium", "e500_r224_in1k", 224),
+        _timm_source("mobilenet_v4_hybrid_medium", "ix_e550_r256_in1k", 256),
+        _timm_source("mobilenet_v4_hybrid_medium", "ix_e550_r384_in1k", 384),
+        _timm_source("mobilenet_v4_hybrid_large", "e600_r384_in1k", 384),
+        _timm_source("mobilenet_v4_hybrid_large", "ix_e600_r384_in1k", 384),
     )
 }
 
@@ -136,7 +176,8 @@ def resolve_weights(text: str | Path) -> WeightFile:
     if path.is_file():
         return WeightFile(path)
     if source:
-        return WeightFile(fetch(source.url, sha256=source.sha256), source)
+        folder = cache_dir() / "weights" / source.folder
+        return WeightFile(fetch(source.url, sha256=source.sha256, folder=folder), source)
     if path.is_dir():
         raise UserError(f"no weights {name!r}: it is a folder, expected a file")
     if path.suffix.lower() in WEIGHT_SUFFIXES or "/" in name or "\\" in name:
@@ -146,7 +187,7 @@ def resolve_weights(text: str | Path) -> WeightFile:
     raise UserError(f"no weights {name!r}: no such file, and no known name; {hint}")
 
 
-def read_weights(file: WeightFile | Path | str) -> Weights:
+def read_weights(file: WeightFile | Path | str, *, timm_model: str | None = None) -> Weights:
     """Read a weight file of any kind into our names and axes.
 
     Kinds, told by their first bytes: ``.npz``, Keras' ``.h5``, what ``torch.save`` and Lightning write, and
@@ -154,6 +195,8 @@ def read_weights(file: WeightFile | Path | str) -> Weights:
 
     Args:
         file: What ``resolve_weights`` gave, or what it takes.
+        timm_model: The timm model that the weights are for, if it is used as a backbone: then its own state dict is a
+            layout as well.
 
     Raises:
         UserError: If the file is missing, unreadable, or of no known layout, or if it needs a package that is not
@@ -163,7 +206,7 @@ def read_weights(file: WeightFile | Path | str) -> Weights:
         file = resolve_weights(file)
     path, source = file.path, file.source
     try:
-        weights = _recognise(_read_arrays(path))
+        weights = _recognise(_read_arrays(path), timm_model=timm_model)
     except UserError as error:
         raise UserError(f"cannot read weights from {path}: {error}") from error
     except Exception as error:  # damage shows in as many ways as there are decoders
@@ -176,12 +219,15 @@ def read_weights(file: WeightFile | Path | str) -> Weights:
         ):
             raise UserError(f"{path} is not {source.name}: it is of {weights.description}; remove it")
         weights.settings["image_size"] = source.image_size
+        if source.normalisation is not None:
+            mean, std = source.normalisation
+            weights.settings.update(mean=(mean,) * 3, std=(std,) * 3)
         origin = f"{weights.description}; {source.source}; licence {source.licence}"
         weights = dataclasses.replace(weights, description=origin)
     return dataclasses.replace(weights, file=str(path))
 
 
-def _recognise(arrays: Mapping[str, Any]) -> Weights:
+def _recognise(arrays: Mapping[str, Any], *, timm_model: str | None = None) -> Weights:
     if "conv1/kernel" in arrays:
         return from_keras(arrays)
     if "conv0/weight" in arrays:
@@ -191,14 +237,19 @@ def _recognise(arrays: Mapping[str, Any]) -> Weights:
     for prefix in ("model.", "_orig_mod.", "module."):  # a training module, torch.compile, data parallel
         inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         tensors = inside or tensors
-    if "stem.conv.weight" in tensors or any(name.startswith("backbone.") for name in tensors):
+    ours = any(name.startswith("backbone.") for name in tensors)
+    if timm_model is not None and not ours:
+        return timm_weights(tensors, name=timm_model)
+    if ours or "stem.conv.weight" in tensors:
         return from_ours(tensors, spec=spec)
+    if is_timm(tensors):
+        return from_timm(tensors)
     if is_torchvision(tensors):
         return from_torchvision(tensors)
     raise UserError(
         f"unknown layout: its {len(arrays)} arrays begin with {', '.join(list(arrays)[:3]) or 'none'}; known are "
-        "Keras' MobileNet V1, TensorFlow's SSD MobileNet V1 as .npz, torchvision's MobileNet V2 and V3, and "
-        "checkpoints of mnvision"
+        "Keras' MobileNet V1, TensorFlow's SSD MobileNet V1 as .npz, torchvision's MobileNet V2 and V3, timm's V1 "
+        "and V4, and checkpoints of mnvision"
     )
 
 

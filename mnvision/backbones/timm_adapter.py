@@ -1,0 +1,136 @@
+"""Any convolutional model of timm as a backbone; timm is imported here alone, and only when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnvision.backbones.base import Backbone
+from mnvision.backbones.layers import LayerOptions
+from mnvision.backbones.layouts import Weights, finite
+from mnvision.types import FeatureLevel, UserError
+
+NETWORK = "backbone.network."
+COUNTER = "num_batches_tracked"
+
+
+class TimmBackbone(Backbone):
+    """The maps that timm's ``features_only`` gives, one for each stride.
+
+    Folding of BatchNorm and packing of weights leave the network as it is: its modules are of timm's own kinds. What
+    its attention multiplies is not among the profiler's mult-adds. Give input sizes that are multiples of the largest
+    stride: not all of its models round up where a map's side is odd.
+
+    Args:
+        name: A name of ``timm.list_models()``.
+
+    Raises:
+        UserError: If timm is missing, has no such model, or the model gives no maps at rising strides.
+    """
+
+    opaque = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, alpha=1.0, options=LayerOptions(norm_eps=1e-5))
+        timm = _timm()
+        if not timm.is_model(name.split(".")[0]):
+            near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists its models"
+            raise UserError(f"unknown timm model {name!r}; {hint}")
+        try:
+            self.network: nn.Module = timm.create_model(name, features_only=True, pretrained=False)
+        except (AttributeError, RuntimeError, TypeError, AssertionError, KeyError) as error:
+            raise UserError(f"timm gives no feature maps of {name} ({error}); choose a convolutional model") from error
+        info = self.network.feature_info
+        self.levels = [FeatureLevel(*pair) for pair in zip(info.channels(), info.reduction(), strict=True)]
+        strides = [level.stride for level in self.levels]
+        if any(fine >= coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
+            raise UserError(f"timm model {name} has maps at strides {strides}, expected rising ones; choose another")
+        self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
+        self.stages = _stages(self.network, ends=info.module_name())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map normalised images [B, 3, H, W] to one map [B, C_i, H/s_i, W/s_i] per level."""
+        maps: list[Tensor] = self.network(images)
+        return [features.permute(0, 3, 1, 2) for features in maps] if self.channels_last else maps
+
+
+def create_timm_backbone(name: str, *, alpha: float, options: Mapping[str, Any]) -> TimmBackbone:
+    """Build a timm model as a backbone, with fresh weights.
+
+    Args:
+        name: A name of ``timm.list_models()``.
+        alpha: 1: the width of a timm model is part of its name.
+        options: What else was asked for; only None is possible.
+
+    Raises:
+        UserError: For options that timm's models do not have, and as ``TimmBackbone`` does.
+    """
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    given += [f"alpha={alpha}"] if alpha != 1 else []
+    if given:
+        raise UserError(
+            f"timm model {name}: {', '.join(given)} cannot be chosen: the model is as timm defines it; leave it out or "
+            "take a backbone of list_backbones()"
+        )
+    return TimmBackbone(name)
+
+
+def timm_weights(tensors: Mapping[str, Tensor], *, name: str) -> Weights:
+    """A state dict of the timm model itself as weights of ``TimmBackbone``; what is behind the last map keeps its name.
+
+    Args:
+        tensors: By timm's names.
+        name: The model. timm's published settings of it tell mean and standard deviation.
+
+    Raises:
+        UserError: If timm is missing.
+    """
+    config = _timm().get_pretrained_cfg(name)
+    settings: dict[str, Any] = {"name": name}
+    if config is not None:
+        settings |= {key: tuple(255 * value for value in getattr(config, key)) for key in ("mean", "std")}
+    with torch.device("meta"):
+        network = TimmBackbone(name).network
+    # timm's feature extractors rename modules: stages.0 is stages_0 there.
+    places = {_flat(key).removeprefix("model_"): key for key in network.state_dict()}
+    kept = {key: finite(tensor.float(), name=key) for key, tensor in tensors.items() if not key.endswith(COUNTER)}
+    named = {NETWORK + places[_flat(key)] if _flat(key) in places else key: tensor for key, tensor in kept.items()}
+    return Weights(named, settings, description=f"timm's own arrays of {name}")
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError("backbone=timm needs timm: pip install timm") from error
+    return timm
+
+
+def _stages(network: nn.Module, *, ends: list[str]) -> list[list[nn.Module]]:
+    """The modules up to each level, by the names of those that the levels come from."""
+    names = [_flat(end) for end in ends]
+    stages: list[list[nn.Module]] = [[]]
+    for name, module in _units(network, "", names):
+        stages[-1].append(module)
+        if name in names and len(stages) < len(names):
+            stages.append([])
+    return stages
+
+
+def _units(module: nn.Module, prefix: str, ends: list[str]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules in order, those that hold an end replaced by their own ones."""
+    for name, child in module.named_children():
+        path = _flat(f"{prefix}{name}")
+        if path not in ends and any(end.startswith(f"{path}_") for end in ends):
+            yield from _units(child, f"{path}_", ends)
+        else:
+            yield path, child
