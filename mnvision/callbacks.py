@@ -18,6 +18,8 @@ from mnvision.types import Batch
 
 logger = logging.getLogger(__name__)
 
+QUIET_SECONDS = 120  # a log that nobody watches says at least so often how far an epoch is
+
 # Of the line of an epoch: title, width, name of the logged metric, format. "val/" ones are new only after validation.
 COLUMNS = (
     ("loss", 8, "train/loss", ".4f"),
@@ -110,8 +112,17 @@ class EpochLines(Callback):
     """Logs a line of numbers after every epoch of a training, under a line of titles."""
 
     def __init__(self) -> None:
-        self._started = 0.0
+        self._started = self._spoken = 0.0
         self._validated = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Log a sign of life in long epochs, where no bar is shown."""
+        if sys.stderr.isatty() or not trainer.is_global_zero or time.perf_counter() - self._spoken < QUIET_SECONDS:
+            return
+        self._spoken = time.perf_counter()
+        logger.info("epoch %d: step %d of %s", trainer.current_epoch + 1, batch_idx + 1, trainer.num_training_batches)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the titles."""
@@ -121,7 +132,8 @@ class EpochLines(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, which includes validation."""
-        self._started, self._validated = time.perf_counter(), False
+        self._started = self._spoken = time.perf_counter()
+        self._validated = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember that the metrics of this epoch are there."""

@@ -63,6 +63,7 @@ def train(cfg: Config) -> dict[str, float]:
     saved = read_checkpoint(cfg["resume"], key="resume") if cfg["resume"] else None
     cfg = build.settle_learning_rate(cfg) if saved is None else go_on(cfg, saved)
     build.check_devices(cfg)
+    check_run_folder(cfg, overwrite=cfg["resume"])  # before the data, which may take minutes to read
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
         model = model_from_checkpoint(saved, path=cfg["resume"], key="resume").train()
@@ -136,6 +137,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
             "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
         )
     build.check_devices(cfg)
+    check_run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
         model: TaskModel = _detector(model_from_checkpoint(saved, path=cfg["ckpt"]), command="eval")

@@ -182,3 +182,10 @@ def test_bar_only_on_a_terminal(monkeypatch):
     assert bars(bar=False) == []
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     assert bars(bar=True) == []
+
+
+def test_a_long_epoch_without_a_bar_says_how_far_it_is(fit, caplog, monkeypatch):
+    monkeypatch.setattr(callbacks, "QUIET_SECONDS", 0)
+    with caplog.at_level(logging.INFO):
+        fit(Module(), [EpochLines()], max_epochs=1)
+    assert "epoch 1: step 1 of" in caplog.text
