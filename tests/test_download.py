@@ -221,6 +221,13 @@ def test_a_file_brought_by_hand_needs_no_network(tmp_path):
     assert fetch("https://example.invalid/a.bin", sha256=SHA256, folder=tmp_path) == tmp_path / "a.bin"
 
 
+def test_the_first_digits_of_a_checksum_are_enough(server, tmp_path):
+    assert fetch(server.url, sha256=SHA256[:8], folder=tmp_path).read_bytes() == PAYLOAD
+    assert fetch(server.url, sha256=SHA256[:8], folder=tmp_path).read_bytes() == PAYLOAD
+    with pytest.raises(UserError, match=f"has SHA-256 {SHA256}, expected 01234567"):
+        fetch(server.url, sha256="01234567", folder=tmp_path / "other")
+
+
 def test_a_wrong_file_brought_by_hand_is_named_and_left(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"something else")
