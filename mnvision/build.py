@@ -28,7 +28,7 @@ from mnvision.types import Preprocessing
 logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
-MONITOR = {"ssd": "val/map"}
+MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map"}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 

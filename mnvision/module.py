@@ -76,7 +76,7 @@ class VisionModule(L.LightningModule):
         """The sum of the model's losses, which is minimised."""
         images = batch.images.contiguous(memory_format=self.memory_format)
         try:
-            output = self.model(images)
+            losses = self.model.losses(images, batch.targets)
         except ValueError as error:
             if len(images) > 1:
                 raise
@@ -84,10 +84,9 @@ class VisionModule(L.LightningModule):
                 f"a training step of one picture is too small for BatchNorm on maps of one cell ({error}); "
                 "set data.batch_size to 2 or more"
             ) from error
-        losses = self.model.losses(images, batch.targets, output=output)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            raise UserError(self._not_finite(batch, losses, output))
+            raise UserError(self._not_finite(batch, losses))
         self.log("train/loss_step", total.detach(), on_step=True, on_epoch=False, prog_bar=True)
         self._log_means("train", losses, total=total, batch_size=len(images))
         return total
@@ -147,11 +146,11 @@ class VisionModule(L.LightningModule):
         means = {f"{stage}/{name}": value.detach() for name, value in values.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
-    def _not_finite(self, batch: Batch, losses: dict[str, Tensor], output: Any) -> str:
+    def _not_finite(self, batch: Batch, losses: dict[str, Tensor]) -> str:
         """Say which pictures make the loss infinite or NaN."""
         parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
         where = f"epoch {self.current_epoch}, step {self.global_step}"
-        images = _culprits(self.model, batch, output)
+        images = _culprits(self.model, batch)
         return (
             f"the loss is not finite at {where} ({parts}); pictures with image ids {', '.join(map(str, images))}. "
             "Look at their boxes, lower optimizer.lr or trainer.gradient_clip, or set trainer.precision=32"
@@ -159,15 +158,15 @@ class VisionModule(L.LightningModule):
 
 
 @torch.no_grad()
-def _culprits(model: TaskModel, batch: Batch, output: Any) -> list[int]:
+def _culprits(model: TaskModel, batch: Batch) -> list[int]:
     """Image ids of the pictures whose own loss is not finite; all of the batch where none is by itself."""
     targets = batch.targets
     culprits = []
+    model.eval()  # one picture has no statistics; training ends here anyway
     for row in range(len(batch.images)):
         one = slice(row, row + 1)
         alone = Targets(*(tensor[one] for tensor in vars(targets).values()))
-        part = type(output)(*(tensor[one] for tensor in output))
-        losses = model.losses(batch.images[one], alone, output=part)
+        losses = model.losses(batch.images[one], alone)
         if not all(bool(torch.isfinite(value)) for value in losses.values()):
             culprits.append(int(targets.image_ids[row]))
     return culprits or [int(image_id) for image_id in targets.image_ids]

@@ -29,7 +29,7 @@ from mnvision.inference import for_inference
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
 from mnvision.metrics.detections import write_predictions
 from mnvision.models.base import TaskModel
-from mnvision.models.ssd import SSD
+from mnvision.models.detector import Detector
 from mnvision.module import VisionModule
 from mnvision.ops.image import read_image
 from mnvision.outputs import (
@@ -222,8 +222,8 @@ def _data_for(model: TaskModel, cfg: Config) -> DetectionDataModule:
     return build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
 
 
-def _detector(model: TaskModel, *, command: str) -> SSD:
-    if not isinstance(model, SSD):
+def _detector(model: TaskModel, *, command: str) -> Detector:
+    if not isinstance(model, Detector):
         raise UserError(f"{command} needs a detector, and this is a model of task {model.spec.task}")
     return model
 

@@ -62,6 +62,31 @@ class SSD:
 
 
 @dataclasses.dataclass
+class FasterRCNN:
+    """Keys of ``task`` where its name is ``faster_rcnn``."""
+
+    name: str
+    image_size: Pixels | None
+    form: Literal["c4", "fpn"] | None
+    weights: Weights | None
+    proposals: Count | None
+    train_proposals: Count | None
+    rpn_nms_iou: Fraction
+    rpn_score_threshold: Fraction | None
+    rpn_batch: Count
+    rpn_high: Share
+    rpn_low: Fraction
+    roi_batch: Count | None
+    roi_positive: Share
+    roi_iou: Share
+    box_weight: NotNegative | None
+    score_threshold: Fraction | None
+    nms_iou: Fraction | None
+    pre_nms_top_k: Count
+    max_detections: Count
+
+
+@dataclasses.dataclass
 class Backbone:
     """Keys of ``backbone`` that every family has."""
 
@@ -256,7 +281,7 @@ class Profile(Command):
 COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "profile": Profile}
 # The schema of a section by its `name`, or by its `library`, whose names are its own; without both there is one schema.
 SECTIONS: dict[str, dict[str, type]] = {
-    "task": {"ssd": SSD},
+    "task": {"ssd": SSD, "faster_rcnn": FasterRCNN},
     "backbone": {
         "mobilenet_v1": MobileNetV1,
         "mobilenet_v2": MobileNetV2,

@@ -141,7 +141,8 @@ class RPNHead(nn.Module):
         self.columns = columns
         for part in (self.conv, self.objectness, self.offsets):
             nn.init.normal_(part.weight, std=0.01)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Map [B, C, H_i, W_i] per level to objectness [B, A] and offsets [B, A, 4] over all levels."""
