@@ -28,10 +28,16 @@ PLANS += [
 Widths = tuple[int, tuple[tuple[int, int, int, int], ...], int]
 
 
+# Networks whose class heads have a column for background.
+DETECTORS = ("ssd", "faster_rcnn")
+
+
 def task_of(names: Mapping[str, Any]) -> str:
-    """The network that these array names belong to: ``classifier``, ``ssd`` or ``backbone``."""
+    """The network that these array names belong to: ``classifier``, ``ssd``, ``faster_rcnn`` or ``backbone``."""
     if "heads.0.classes.pointwise.weight" in names:
         return "ssd"
+    if "rpn.conv.weight" in names:
+        return "faster_rcnn"
     return "classifier" if "head.weight" in names else "backbone"
 
 

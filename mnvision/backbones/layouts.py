@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnvision.backbones.architecture import architecture_of, task_of
+from mnvision.backbones.architecture import DETECTORS, architecture_of, task_of
 from mnvision.backbones.mobilenet_v1 import BLOCKS
 from mnvision.errors import UserError
 
@@ -181,9 +181,11 @@ def from_tensorflow_ssd(arrays: Arrays) -> Weights:
 
 
 def head_columns(tensors: Mapping[str, Tensor]) -> int:
-    """Columns a class head predicts for each anchor: the classes, and background for an SSD."""
+    """Columns a class head predicts for each anchor or proposal: the classes, and background for a detector."""
     if task_of(tensors) == "classifier":
         return len(tensors["head.bias"])
+    if task_of(tensors) == "faster_rcnn":
+        return len(tensors["box_head.classes.bias"])
     anchors = len(tensors["heads.0.boxes.pointwise.bias"]) // 4
     return len(tensors["heads.0.classes.pointwise.bias"]) // anchors
 
@@ -236,7 +238,7 @@ def from_ours(tensors: Mapping[str, Tensor], *, spec: Mapping[str, Any] | None =
     family = settings.get("name", "mobilenet_v1")
     width = f", {family}" * (family != "mobilenet_v1")
     width += f", alpha {settings['alpha']:g}" if "alpha" in settings else ""
-    head = "" if task == "backbone" else f", {head_columns(kept) - (task == 'ssd')} classes"
+    head = "" if task == "backbone" else f", {head_columns(kept) - (task in DETECTORS)} classes"
     return Weights(
         kept,
         settings,

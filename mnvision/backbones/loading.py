@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnvision.backbones.architecture import architecture_of, task_of
+from mnvision.backbones.architecture import DETECTORS, architecture_of, task_of
 from mnvision.backbones.layouts import Weights, first_names, head_columns
 from mnvision.errors import UserError
 
 BACKBONE = "backbone."
-CLASS_HEAD = re.compile(r"(heads\.\d+\.classes\.pointwise|head)\.(weight|bias)")
+CLASS_HEAD = re.compile(r"(heads\.\d+\.classes\.pointwise|head|box_head\.classes)\.(weight|bias)")
+# Faster R-CNN's boxes of each class: four rows a class, none for background.
+CLASS_BOXES = re.compile(r"box_head\.boxes\.(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,12 @@ def load_weights(module: nn.Module, weights: Weights, *, classes: Sequence[str] 
     columns = _match_columns(target, source, classes=classes, weights=weights)
     for name, tensor in target.items():
         value = source[name]
-        if columns is not None and CLASS_HEAD.fullmatch(name):
+        if columns is not None and (CLASS_HEAD.fullmatch(name) or CLASS_BOXES.fullmatch(name)):
             if not columns.complete:
                 initialised.append(name)
-            value = _take_columns(tensor, value, columns=columns, counts=(head_columns(target), head_columns(source)))
+            value = _take_columns(
+                name, tensor, value, columns=columns, counts=(head_columns(target), head_columns(source))
+            )
         if value.shape != tensor.shape:
             raise UserError(
                 f"{weights.file}: array {name} has shape {list(value.shape)}, the model expects {list(tensor.shape)}"
@@ -180,7 +184,7 @@ def _match_columns(
     task = task_of(target)
     if task == "backbone":
         return None
-    background = int(task == "ssd")
+    background = int(task in DETECTORS)
     want, have = head_columns(target) - background, head_columns(source) - background
     for names, count, owner in ((classes, want, "the model"), (weights.classes, have, weights.file)):
         if names is not None and len(names) != count:
@@ -209,7 +213,7 @@ def _match_columns(
 def unmatched_classes(weights: Weights, classes: Sequence[str]) -> list[str]:
     """The classes for which ``load_weights`` finds no column in the class head of a file."""
     if weights.classes is None:
-        columns = head_columns(weights.tensors) - int(task_of(weights.tensors) == "ssd")
+        columns = head_columns(weights.tensors) - int(task_of(weights.tensors) in DETECTORS)
         return [] if columns == len(classes) else list(classes)
     known = {_plain(name) for name in weights.classes if name is not None}
     return [name for name in classes if _plain(name) not in known]
@@ -220,9 +224,15 @@ def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _take_columns(tensor: Tensor, value: Tensor, *, columns: _Columns, counts: tuple[int, int]) -> Tensor:
+def _take_columns(name: str, tensor: Tensor, value: Tensor, *, columns: _Columns, counts: tuple[int, int]) -> Tensor:
     """The network's class head with the matched columns of the file; columns are anchor-major."""
     want, have = counts
+    if CLASS_BOXES.fullmatch(name):
+        mixed = tensor.detach().clone().unflatten(0, (want - 1, 4))
+        for label, other in columns.pairs:
+            if label > 0:
+                mixed[label - 1] = value.to(mixed).unflatten(0, (have - 1, 4))[other - 1]
+        return mixed.flatten(0, 1)
     if tensor.shape[0] // want != value.shape[0] // have or tensor.shape[1:] != value.shape[1:]:
         return value  # the caller says what is wrong with its shape
     mixed = tensor.detach().clone().unflatten(0, (-1, want))

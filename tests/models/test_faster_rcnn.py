@@ -9,6 +9,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from mnvision import create_backbone, create_model, profile
 from mnvision.backbones.layouts_torchvision import from_torchvision
+from mnvision.checkpoint import save_model
 from mnvision.models import faster_rcnn
 from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.types import Preprocessing, Target, UserError, pad_targets
@@ -254,3 +255,19 @@ def test_by_name():
     model = create_model("faster_rcnn", alpha=0.25, num_classes=2, task_options={"form": "c4"})
     assert model.spec.task == "faster_rcnn"
     assert model.preprocessing.size == 320
+
+
+def test_classes_are_taken_by_name(tmp_path):
+    torch.manual_seed(1)
+    known = create_model("faster_rcnn", alpha=0.25, image_size=64, classes=["cat", "dog", "owl"])
+    save_model(known, tmp_path / "pets.ckpt")
+    torch.manual_seed(2)
+    model = create_model("faster_rcnn", alpha=0.25, classes=["owl", "fox"], weights=str(tmp_path / "pets.ckpt"))
+    new, old = model.state_dict(), known.state_dict()
+    assert model.preprocessing.size == 64
+    for name, value in new.items():
+        if not name.startswith(("box_head.classes", "box_head.boxes")):
+            assert torch.equal(value, old[name]), name
+    assert torch.equal(new["box_head.classes.weight"][:2], old["box_head.classes.weight"][[0, 3]])
+    assert torch.equal(new["box_head.boxes.weight"][:4], old["box_head.boxes.weight"][8:])
+    assert not torch.equal(new["box_head.boxes.weight"][4:], old["box_head.boxes.weight"][4:8])
