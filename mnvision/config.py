@@ -173,7 +173,7 @@ def check_files(cfg: Mapping[str, Any], *, command: str = "train") -> None:
     """
     paths = {"ckpt": cfg.get("ckpt"), "resume": cfg.get("resume")}
     reads_all = command != "profile"
-    if reads_all and cfg["data"]["name"] == "coco":
+    if reads_all and cfg["data"]["name"] in ("coco", "voc"):
         paths["data.root"] = cfg["data"]["root"]
     for section in ("task", "backbone") if reads_all else ():  # weights may be a name or an address as well
         weights = _mapping(cfg.get(section)).get("weights")

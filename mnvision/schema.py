@@ -162,6 +162,26 @@ class Coco:
 
 
 @dataclasses.dataclass
+class Voc:
+    """Keys of ``data`` where its name is ``voc``."""
+
+    name: str
+    root: FilePath
+    train_split: Annotated[str, "the name of a list"]
+    val_split: Annotated[str, "the name of a list"]
+    images: FilePath
+    annotations: FilePath
+    lists: FilePath
+    ignore_difficult: bool
+    batch_size: Count
+    num_workers: Natural | None
+    augment: Literal["none", "flip", "ssd"]
+    bad_images: Literal["error", "skip"]
+    classes: list[str] | None
+    image_size: Pixels | None
+
+
+@dataclasses.dataclass
 class Shapes(Coco):
     """Keys of ``data`` where its name is ``shapes``."""
 
@@ -296,7 +316,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     },
     "scheduler": {"cosine": Cosine, "exponential": Exponential, "multistep": MultiStep, "constant": Constant},
     "trainer": {"": Trainer},
-    "data": {"shapes": Shapes, "coco": Coco},
+    "data": {"shapes": Shapes, "coco": Coco, "voc": Voc},
 }
 # An optimizer's class decides which further keys it has. It needs the first two; these are checked where given.
 OPTIMIZER: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from mnvision.data.coco import adopt_classes, describe, read_coco
 from mnvision.data.dataset import BadImages, DetectionDataset, EpochSampler
 from mnvision.data.shapes import make_shapes, shapes_folder_name
 from mnvision.data.transforms import Augment
+from mnvision.data.voc import VocFolders, read_voc, voc_classes
 from mnvision.errors import UserError
 from mnvision.types import Annotations, Batch, Preprocessing, Target, pad_targets
 
@@ -30,7 +32,7 @@ _TINY = 100  # pictures; below this, starting workers takes longer than they sav
 
 
 class DetectionDataModule(LightningDataModule):
-    """Training and validation pictures in COCO format, or the generated shapes.
+    """Training and validation pictures in COCO's format or Pascal VOC's, or the generated shapes.
 
     Batches are `mnvision.types.Batch`: images uint8 [B, 3, S, S] in channels-last memory, targets padded. After
     ``setup``, ``classes`` and ``category_ids`` hold the table of classes, ``train_annotations`` and
@@ -39,7 +41,8 @@ class DetectionDataModule(LightningDataModule):
     Paths other than ``root`` are relative to it unless they are absolute.
 
     Args:
-        name: ``shapes`` makes the generated data set where it is missing; any other name reads what is there.
+        name: ``shapes`` makes the generated data set where it is missing; ``voc`` reads Pascal VOC's layout; any other
+            name reads COCO files that are there.
         root: Folder of the data set. For shapes it is where generated sets are kept, one folder for each choice of
             parameters, by default in the cache (see `mnvision.cache`).
         train_images: Folder of the training pictures.
@@ -60,6 +63,12 @@ class DetectionDataModule(LightningDataModule):
         train_count: Number of generated training pictures.
         val_count: Number of generated validation pictures.
         canvas: Side of the generated pictures in pixels.
+        train_split: For ``voc``, in place of the four paths of COCO: the name of the training list.
+        val_split: For ``voc``: the name of the validation list.
+        images: For ``voc``: folder of the pictures.
+        annotations: For ``voc``: folder of the XML files.
+        lists: For ``voc``: folder of the lists.
+        ignore_difficult: For ``voc``: difficult objects are neither trained on nor counted, see `read_voc`.
     """
 
     train_annotations: Annotations
@@ -86,8 +95,20 @@ class DetectionDataModule(LightningDataModule):
         train_count: int = 1200,
         val_count: int = 200,
         canvas: int = 320,
+        train_split: str = "train",
+        val_split: str = "val",
+        images: str = VocFolders.images,
+        annotations: str = VocFolders.annotations,
+        lists: str = VocFolders.lists,
+        ignore_difficult: bool = True,
     ):
         super().__init__()
+        self._voc = VocFolders(images=images, annotations=annotations, lists=lists)
+        self._voc_splits: dict[Split, str] = {"train": train_split, "val": val_split}
+        self._ignore_difficult = ignore_difficult
+        if name == "voc":
+            train_images = val_images = images
+            train_annotations, val_annotations = (self._voc.list_file(split) for split in (train_split, val_split))
         if root is None and name != "shapes":
             raise UserError(
                 f"data.root is not set. Expected the folder of the data set {name!r}, which holds"
@@ -149,7 +170,10 @@ class DetectionDataModule(LightningDataModule):
         self.prepare_data()  # for use without a trainer; at once where the data exist
         folder = self._folder()
         images, file = (folder / part for part in self._files[split])
-        annotations = read_coco(file, image_folder=images, classes=self._classes)
+        if self.name == "voc":
+            annotations = self._read_voc(split)
+        else:
+            annotations = read_coco(file, image_folder=images, classes=self._classes)
         if not len(annotations):
             raise UserError(f"{file} lists no images. Expected the pictures of the {split} split; check data.root")
         if split == "train" and not (annotations.usable & ~annotations.crowd).any():
@@ -188,6 +212,27 @@ class DetectionDataModule(LightningDataModule):
             assert self.root is not None  # checked in __init__
             return self.root
         return (self.root or cache_dir() / "shapes") / shapes_folder_name(**self._shapes)
+
+    def _read_voc(self, split: Split) -> Annotations:
+        """A split under the fixed class names, else those of the training split; VOC has no category ids of its own."""
+        folder, train = self._folder(), self._voc_splits["train"]
+        known: Sequence[str] | None = None
+        if self._class_table is not None:
+            known = self._class_table[0]
+        elif split == "val":
+            known = voc_classes(folder, train, folders=self._voc)
+        annotations = read_voc(
+            folder,
+            self._voc_splits[split],
+            known=known,
+            classes=self._classes,
+            ignore_difficult=self._ignore_difficult,
+            folders=self._voc,
+        )
+        if self._class_table is None:
+            return annotations
+        ids = dict(zip(*self._class_table, strict=True))
+        return replace(annotations, category_ids=tuple(ids[name] for name in annotations.classes))
 
     def _any_split(self) -> Annotations:
         for split in ("train", "val"):
