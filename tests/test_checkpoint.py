@@ -153,7 +153,7 @@ def test_torch_files_of_other_programs(tmp_path, content):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "faster_rcnn"}, "task faster_rcnn, which this version does not know"),
+        ({"task": "segment"}, "task segment, which this version does not know"),
         ({"future": 1}, "may be of a newer version"),
         ({"preprocessing": {"size": 64, "crop": 0.9}}, "may be of a newer version"),
         ({"preprocessing": None}, "may be of a newer version"),
