@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnvision.backbones.base import Backbone
 from mnvision.models.base import TaskModel
 from mnvision.ops.image import resize_image
 from mnvision.ops.postprocess import Candidates, suppress
-from mnvision.types import Detections
+from mnvision.types import Detections, Preprocessing, UserError
 
 Pictures = Tensor | Sequence[np.ndarray]
 
@@ -20,17 +21,36 @@ Pictures = Tensor | Sequence[np.ndarray]
 class Detector(TaskModel):
     """A model whose results are boxes with classes.
 
-    Attributes:
+    Args:
+        backbone: Any backbone.
         num_classes: Classes without background.
+        preprocessing: Input size, mean and standard deviation.
         score_threshold: Detections that score no more are dropped.
         nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
+        pre_nms_top_k: (box, class) pairs a picture that go into the suppression.
         max_detections: Detections a picture at most.
+
+    Raises:
+        UserError: If there is no class.
     """
 
-    num_classes: int
-    score_threshold: float
-    nms_iou: float
-    max_detections: int
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        score_threshold: float,
+        nms_iou: float,
+        pre_nms_top_k: int,
+        max_detections: int,
+    ) -> None:
+        super().__init__(backbone, preprocessing=preprocessing)
+        if num_classes < 1:
+            raise UserError(f"a detector needs at least one class besides background, got num_classes={num_classes}")
+        self.num_classes = num_classes
+        self.score_threshold, self.nms_iou = score_threshold, nms_iou
+        self.pre_nms_top_k, self.max_detections = pre_nms_top_k, max_detections
 
     def candidates(self, output: Any, *, threshold: float) -> Candidates:
         """The best (box, class) pairs of what ``forward`` gave, before suppression."""

@@ -239,27 +239,31 @@ class FasterRCNN(Detector):
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
     ) -> None:
-        super().__init__(backbone, preprocessing=preprocessing)
-        if num_classes < 1:
-            raise UserError(f"Faster R-CNN needs a class besides background, got num_classes={num_classes}")
         if form not in FORMS:
             raise UserError(f"task.form of faster_rcnn must be one of {', '.join(FORMS)}; got {form!r}")
         if not rpn_low <= rpn_high:
             raise UserError(f"task.rpn_low {rpn_low} must not be above task.rpn_high {rpn_high}")
+        settings = FORMS[form]
 
         def own(value: float | None, name: str) -> float:
             return getattr(settings, name) if value is None else value
 
-        settings = self.settings = FORMS[form]
-        self.num_classes, self.form = num_classes, form
+        super().__init__(
+            backbone,
+            num_classes=num_classes,
+            preprocessing=preprocessing,
+            score_threshold=own(score_threshold, "score_threshold"),
+            nms_iou=own(nms_iou, "nms_iou"),
+            pre_nms_top_k=pre_nms_top_k,
+            max_detections=max_detections,
+        )
+        self.settings, self.form = settings, form
         self.proposals = int(own(proposals, "proposals"))
         self.train_proposals = int(own(train_proposals, "train_proposals"))
         self.rpn_nms_iou, self.rpn_score_threshold = rpn_nms_iou, own(rpn_score_threshold, "rpn_threshold")
         self.rpn_batch, self.rpn_high, self.rpn_low = rpn_batch, rpn_high, rpn_low
         self.roi_batch, self.roi_positive, self.roi_iou = int(own(roi_batch, "roi_batch")), roi_positive, roi_iou
         self.box_weight = own(box_weight, "box_weight")
-        self.score_threshold, self.nms_iou = own(score_threshold, "score_threshold"), own(nms_iou, "nms_iou")
-        self.pre_nms_top_k, self.max_detections = pre_nms_top_k, max_detections
 
         strides = [level.stride for level in backbone.levels]
         if not set(FPN_STRIDES) <= set(strides):

@@ -128,22 +128,25 @@ class SSD(Detector):
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
     ) -> None:
-        super().__init__(backbone, preprocessing=preprocessing)
+        super().__init__(
+            backbone,
+            num_classes=num_classes,
+            preprocessing=preprocessing,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            pre_nms_top_k=pre_nms_top_k,
+            max_detections=max_detections,
+        )
         strides = [level.stride for level in backbone.levels]
         if not set(TAPPED_STRIDES) <= set(strides):
             raise UserError(
                 f"SSD taps maps at strides {TAPPED_STRIDES}; backbone {backbone.name} has levels at {strides}"
             )
-        if num_classes < 1:
-            raise UserError(f"an SSD needs at least one class besides background, got num_classes={num_classes}")
         if not min_scale < max_scale:
             raise UserError(f"min_scale {min_scale} of the anchors must be less than max_scale {max_scale}")
-        self.num_classes = num_classes
         self.form, self.loss = form, loss
         self.negative_ratio, self.matching_iou, self.box_weight = negative_ratio, matching_iou, box_weight
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
-        self.score_threshold, self.nms_iou = score_threshold, nms_iou
-        self.pre_nms_top_k, self.max_detections = pre_nms_top_k, max_detections
 
         self.taps = [strides.index(stride) for stride in TAPPED_STRIDES]
         levels = [backbone.levels[tap] for tap in self.taps]

@@ -242,7 +242,7 @@ def test_crowds_teach_nothing():
     ("options", "message"),
     [
         ({"form": "c5"}, "c4, fpn; got 'c5'"),
-        ({"num_classes": 0}, "needs a class besides background"),
+        ({"num_classes": 0}, "at least one class besides background"),
         ({"rpn_low": 0.8}, "rpn_low 0.8 must not be above task.rpn_high 0.7"),
     ],
 )
