@@ -33,12 +33,14 @@ class Backbone(nn.Module):
         head_norm: Whether that layer is a 1x1 convolution with BatchNorm and activation, as V4's; else it is fully
             connected, with hard swish behind it, as V3's.
         head_dropout: Share of the features that the family's classifier zeroes in training.
+        sequential: Whether its stages, run one after the other, give the levels' maps.
         opaque: Whether its modules are not of our kinds: folding of BatchNorm and packing of weights leave it alone.
     """
 
     head_width: int | None = None
     head_norm: bool = False
     head_dropout: float = 0.001
+    sequential: bool = True
     opaque: bool = False
 
     def __init__(self, *, name: str, alpha: float, options: LayerOptions) -> None:

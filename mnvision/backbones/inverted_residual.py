@@ -130,6 +130,7 @@ class InvertedBackbone(Backbone):
         if taps not in TAPS:
             raise UserError(f"backbone.taps of {name} must be one of {', '.join(TAPS)}; got {taps!r}")
         self.taps = taps
+        self.sequential = taps == "stages"
 
     def scale(self, channels: int, *, minimum: int = 8) -> int:
         """The width multiplier applied to a channel count: a multiple of 8, see ``make_divisible``."""

@@ -32,6 +32,7 @@ class TimmBackbone(Backbone):
         UserError: If timm is missing, has no such model, or the model gives no maps at rising strides.
     """
 
+    sequential = False  # its forward may do more than run its modules in order
     opaque = True
 
     def __init__(self, name: str) -> None:

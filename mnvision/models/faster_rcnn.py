@@ -211,7 +211,8 @@ class FasterRCNN(Detector):
         max_detections: Detections a picture at most.
 
     Raises:
-        UserError: If the backbone lacks a level, or a value is out of range.
+        UserError: If the backbone lacks a level, or has no stages that ``c4`` can run one by one; or a value is out
+            of range.
     """
 
     anchors: Tensor
@@ -270,6 +271,12 @@ class FasterRCNN(Detector):
             raise UserError(f"Faster R-CNN needs maps at strides {FPN_STRIDES}; {backbone.name} has {strides}")
         last = backbone.levels[-1].channels
         if form == "c4":
+            if not backbone.sequential:
+                other = "a backbone of list_backbones()" if backbone.opaque else "backbone.taps=stages"
+                raise UserError(
+                    f"task.form=c4 runs the backbone's stages one by one, and those of {backbone.name} do not give its "
+                    f"maps that way; take {other}, or task.form=fpn"
+                )
             self.levels = [backbone.levels[-2]]
             self.box_head = BoxHead(last, hidden=0, num_classes=num_classes)
         else:

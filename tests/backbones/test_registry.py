@@ -69,6 +69,20 @@ def test_channels_and_strides_are_the_real_ones(name, alpha, padding):
         check_levels(backbone, size)
 
 
+@pytest.mark.parametrize(("name", "options"), [(name, {}) for name in NAMES] + [(n, {"taps": t}) for n, t in TAPS])
+@torch.no_grad()
+def test_sequential_says_whether_the_stages_give_the_maps(name, options):
+    backbone = create_backbone(name, alpha=0.25, **options).eval()
+    features, found = images(64, batch=1), []
+    for stage in backbone.stages:
+        for part in stage:
+            features = part(features)
+        found.append(features)
+    maps = backbone(images(64, batch=1))
+    same = len(maps) == len(found) and all(torch.equal(*pair) for pair in zip(maps, found, strict=True))
+    assert backbone.sequential == same
+
+
 @pytest.mark.parametrize(("name", "taps"), TAPS)
 @torch.no_grad()
 def test_channels_and_strides_of_other_taps(name, taps):

@@ -251,6 +251,23 @@ def test_bad_options(options, message):
         make(**{"form": "c4", **options})
 
 
+@pytest.mark.parametrize("taps", ["expansions", "strided"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"])
+def test_c4_needs_levels_at_the_ends_of_stages(name, taps):
+    backbone = create_backbone(name, alpha=0.25, taps=taps)
+    with pytest.raises(UserError, match=f"stages one by one, .*{name}.*; take backbone.taps=stages, or task.form=fpn"):
+        FasterRCNN(backbone, num_classes=1, preprocessing=Preprocessing(64), form="c4")
+    FasterRCNN(backbone, num_classes=1, preprocessing=Preprocessing(64), form="fpn")
+
+
+def test_c4_refuses_a_backbone_whose_forward_it_does_not_know():
+    pytest.importorskip("timm")
+    backbone = create_backbone("mobilenetv4_conv_small_035", library="timm")
+    with pytest.raises(UserError, match=r"take a backbone of list_backbones\(\), or task.form=fpn"):
+        FasterRCNN(backbone, num_classes=1, preprocessing=Preprocessing(64), form="c4")
+    FasterRCNN(backbone, num_classes=1, preprocessing=Preprocessing(64), form="fpn")
+
+
 def test_by_name():
     model = create_model("faster_rcnn", alpha=0.25, num_classes=2, task_options={"form": "c4"})
     assert model.spec.task == "faster_rcnn"
