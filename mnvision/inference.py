@@ -103,7 +103,9 @@ def _pack(module: nn.Module, shapes: Mapping[nn.Module, Sequence[int]]) -> None:
         if getattr(part, "opaque", False):
             continue  # other kinds of convolutions, and modules that use their weights in ways of their own
         if isinstance(part, ConvNormAct) and isinstance(part.norm, nn.Identity) and type(part.activation) in FUSED:
-            setattr(module, name, PackedConv(part.conv, type(part.activation), shape=shapes[part.conv]))
+            # In place: what keeps a list of such modules, as a backbone's stages, has the packed convolution too.
+            part.conv = PackedConv(part.conv, type(part.activation), shape=shapes[part.conv])
+            part.activation = nn.Identity()
         elif isinstance(part, nn.Conv2d):
             setattr(module, name, PackedConv(part, nn.Identity, shape=shapes[part]))
         else:

@@ -53,6 +53,48 @@ def test_every_convolution_is_packed():
     assert not any(isinstance(part, torch.nn.BatchNorm2d | torch.nn.ReLU) for part in fast.modules())
 
 
+def make_two_stages(form: str, **backbone_options: str) -> TaskModel:
+    """With proposals that lie apart: where scores are nearly equal, rounding alone decides on their order."""
+    torch.manual_seed(0)
+    model = create_model(
+        "faster_rcnn",
+        alpha=0.25,
+        image_size=96,
+        num_classes=3,
+        task_options={"form": form, "rpn_score_threshold": 0.0, "proposals": 20},
+        backbone_options=backbone_options,
+    )
+    for part in (model.rpn.objectness, model.box_head.classes):
+        torch.nn.init.normal_(part.weight, std=1.0)
+    for norm in (part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2)
+        torch.nn.init.normal_(norm.bias, std=0.2)
+        norm.momentum = 1.0
+    model.train()(torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8))  # statistics that fit
+    return model
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+@torch.no_grad()
+def test_both_stages_of_faster_rcnn(form, settings):
+    model = make_two_stages(form, **settings)
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    expected, fast = model.eval()(images), for_inference(model)
+    plain: list[torch.nn.Module] = []
+    packed = {part.conv for part in fast.modules() if isinstance(part, PackedConv)}
+    stages = [part for stage in fast.backbone.stages for root in stage for part in root.modules()]
+    for part in {*fast.modules(), *stages}:
+        if isinstance(part, torch.nn.Conv2d | torch.nn.BatchNorm2d):
+            part.register_forward_hook(lambda part, *_: plain.append(part))
+    found = fast(images)
+    assert plain == []
+    assert {part for part in stages if isinstance(part, torch.nn.Conv2d)} <= packed
+    assert expected.logits.std() > 0.1
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-3)
+
+
 def test_the_model_is_left_alone():
     model = make().train()
     before = copy.deepcopy(model.state_dict())
