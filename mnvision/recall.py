@@ -57,7 +57,7 @@ def recall_evaluation(cfg: Config, saved: Config) -> Config:
 
 
 def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
-    """Set what the user may change of a trained model: how its detections are selected.
+    """Set what the user may change of a trained model: how its detections are selected. Null leaves the model's own.
 
     Args:
         model: A model from a checkpoint.
@@ -77,7 +77,8 @@ def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
             continue
         asked = cfg[section][name or "name"]
         if section == "task" and name in SELECTION and hasattr(model, name):
-            setattr(model, name, asked)
+            if asked is not None:  # null: the model's own
+                setattr(model, name, asked)
         elif asked != (saved.get(section, {}).get(name) if name else names[section]):
             wrong.append(key)
     if wrong:
