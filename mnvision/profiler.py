@@ -7,28 +7,43 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.layers import is_depthwise
-from mnvision.backbones.mobilenet_v4 import SharedKeyAttention
 from mnvision.types import Preprocessing
 
 LEFT_OUT = "biases, BatchNorm, activations, pooling and post-processing"
 ATTENTION = "attention"
-Counted = nn.Conv2d | nn.Linear | SharedKeyAttention
 FULLY_CONNECTED = "fully connected"
 
 
+@runtime_checkable
+class CountsItself(Protocol):
+    """What a layer without weights of its own offers to be counted.
+
+    Attributes:
+        kind: Its row among the layer types.
+    """
+
+    kind: str
+
+    def mult_adds(self, *inputs: Tensor) -> int:
+        """Multiply-accumulate operations for these inputs of its ``forward``."""
+
+
+Counted = nn.Conv2d | nn.Linear | CountsItself
+
+
 class Layer(NamedTuple):
-    """One convolution, fully connected layer or pair of attention's matrix products.
+    """One convolution, fully connected layer or layer that counts itself.
 
     Attributes:
         name: Its path in the model.
-        kind: ``conv 1x1``, ``conv dw 3x3``, ``conv 3x3`` and so on, ``fully connected``: the rows of Table 2; or
-            ``attention``.
+        kind: ``conv 1x1``, ``conv dw 3x3``, ``conv 3x3`` and so on, ``fully connected``: the rows of Table 2; or the
+            ``kind`` of a layer that counts itself, such as ``attention``.
         output: Shape of its output without the batch.
         mult_adds: Multiply-accumulate operations for one image.
         parameters: Weights, without bias.
@@ -144,10 +159,10 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
 
     def record(name: str, module: Counted, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         shape = tuple(output.shape[1:])
-        if isinstance(module, SharedKeyAttention):
-            layers.append(Layer(name, ATTENTION, shape, module.mult_adds(*inputs), 0))
-        else:
+        if isinstance(module, nn.Conv2d | nn.Linear):
             layers.append(Layer(name, _kind(module), shape, _mult_adds(module, output), module.weight.numel()))
+        else:
+            layers.append(Layer(name, module.kind, shape, module.mult_adds(*inputs), 0))
 
     hooks = [
         module.register_forward_hook(lambda module, inputs, output, name=name: record(name, module, inputs, output))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import pytest
+from torch import nn
 
 from mnvision.backbones import create_backbone
 from mnvision.models.classifier import Classifier
@@ -135,6 +136,35 @@ def test_layers_in_order_as_table_and_csv():
     table = found.table()
     assert "13,570,048" in table
     assert "BatchNorm" in table  # says what it leaves out
+
+
+class Product(nn.Module):
+    """A layer without weights that counts itself."""
+
+    kind = "product"
+
+    def forward(self, left, right):
+        return left @ right
+
+    def mult_adds(self, left, right):
+        return left.numel() * right.shape[-1]
+
+
+class Squared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1, bias=False)
+        self.product = Product()
+
+    def forward(self, images):
+        features = self.conv(images)
+        return self.product(features, features)
+
+
+def test_a_layer_can_count_itself():
+    found = profile(Squared(), image_size=8)
+    assert [layer[:2] for layer in found.layers] == [("conv", "conv 1x1"), ("product", "product")]
+    assert found.by_kind() == {"conv 1x1": (2 * 3 * 8 * 8, 6), "product": (2 * 8 * 8 * 8, 0)}
 
 
 def test_a_model_without_a_size_of_its_own_needs_one():

@@ -100,6 +100,8 @@ class UniversalBottleneck(nn.Module):
 class SharedKeyAttention(nn.Module):
     """Scaled dot-product attention in which all heads share one set of keys and values (arXiv:1911.02150)."""
 
+    kind = "attention"  # its row in a profile
+
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Map queries [B, heads, N, D], keys and values [B, 1, M, D] to [B, heads, N, D]."""
         # Heads that share their keys are one head with more queries: one large product instead of many small ones.
