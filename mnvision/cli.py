@@ -105,29 +105,17 @@ def main() -> None:
 
 def main_train() -> None:
     """What ``tools/train.py`` does; the same as ``mnvision train``."""
-    _launch_script("train")
+    _launch("train", sys.argv[1:], program=sys.argv[:1])
 
 
 def main_eval() -> None:
     """What ``tools/eval.py`` does; the same as ``mnvision eval``."""
-    _launch_script("eval")
+    _launch("eval", sys.argv[1:], program=sys.argv[:1])
 
 
 def main_predict() -> None:
     """What ``tools/predict.py`` does; the same as ``mnvision predict``."""
-    _launch_script("predict")
-
-
-def main_profile() -> None:
-    """What ``tools/profile.py`` does; the same as ``mnvision profile``."""
-    _launch_script("profile")
-
-
-def _launch_script(command: str) -> None:
-    """Launch without the scripts' folder among those of modules: its ``profile`` would hide Python's own."""
-    folder = Path(sys.argv[0]).resolve().parent
-    sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != folder]
-    _launch(command, sys.argv[1:], program=sys.argv[:1])
+    _launch("predict", sys.argv[1:], program=sys.argv[:1])
 
 
 def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -> None:

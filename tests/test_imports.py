@@ -93,6 +93,13 @@ def test_each_optional_package_has_one_home(path):
             assert name in HOMES[package], f"{name} imports {package}, which belongs in {HOMES[package]}"
 
 
+def test_no_script_hides_a_module_of_python():
+    """Python puts a script's folder before its own modules; torch imports ``profile``."""
+    scripts = {path.stem for path in (PACKAGE.parent / "tools").glob("*.py")}
+    assert scripts == {"train", "eval", "predict"}
+    assert scripts.isdisjoint(sys.stdlib_module_names)
+
+
 def test_folders_are_shallow():
     assert all(len(path.relative_to(PACKAGE).parts) <= 2 for path in FILES)
 

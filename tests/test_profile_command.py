@@ -16,7 +16,6 @@ from mnvision import cli
 from mnvision.checkpoint import save_model
 from mnvision.models.create import create_model
 
-ROOT = Path(__file__).parents[1]
 HEADER = ["layer", "type", "output", "mult_adds", "parameters"]
 
 
@@ -241,29 +240,24 @@ def test_an_unknown_key_is_answered_without_torch(tmp_path):
     assert "did you mean backbone.alpha?" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "predict", "profile"])
-def test_no_script_finds_another_in_place_of_a_module(monkeypatch, name):
-    """torch imports Python's own ``profile``."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "tools" / f"{name}.py"), "--help"])
-    before = sys.path[1:]
-    with pytest.raises(SystemExit):  # as Hydra ends its help
-        getattr(cli, f"main_{name}")()
-    assert sys.path == before
+PROGRAM = [sys.executable, "-c", "from mnvision import cli; cli.main()", "profile"]
 
 
-def test_the_script_does_the_same(start, tmp_path):
+def test_a_program_of_its_own_does_the_same(start, tmp_path):
     expected = start("backbone.alpha=0.25")
-    script = [sys.executable, str(ROOT / "tools" / "profile.py"), "backbone.alpha=0.25"]
-    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*PROGRAM, "backbone.alpha=0.25"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == expected
 
 
-def test_the_script_ends_quietly_when_its_reader_does(tmp_path):
+def test_the_program_ends_quietly_when_its_reader_does(tmp_path):
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(ROOT / "tools" / "profile.py"), "backbone.alpha=0.25"]
     process = subprocess.Popen(
-        script, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, "backbone.alpha=0.25"],
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     process.stdout.close()  # as `head` does, long before the first line
     error = process.stderr.read()
