@@ -102,17 +102,20 @@ def settle_learning_rate(cfg: Config) -> dict[str, Any]:
     return {**cfg, "optimizer": optimizer, "trainer": trainer}
 
 
-def whole_batches(cfg: Config, **loaders: Any) -> dict[str, Any]:
+def whole_batches(cfg: Config, **pictures: int) -> dict[str, Any]:
     """The configuration with limits such as 0.01 of an epoch raised to one batch, where they are less than that.
 
     Args:
         cfg: A valid configuration.
-        loaders: The data loaders, by ``train`` and ``val``.
+        pictures: How many there are, by ``train`` and ``val``.
     """
     trainer = dict(cfg["trainer"])
-    for name, loader in loaders.items():
+    at_once = cfg["data"]["batch_size"] * _count_processes(trainer["accelerator"], trainer["devices"])
+    for name, count in pictures.items():
+        # As the data module deals them out: training drops a last, smaller batch unless it is the only one.
+        batches = max(1, count // at_once) if name == "train" else math.ceil(count / at_once)
         limit = trainer[f"limit_{name}_batches"]
-        if isinstance(limit, float) and limit * len(loader) < 1:
+        if isinstance(limit, float) and limit * batches < 1:
             trainer[f"limit_{name}_batches"] = 1
     return {**cfg, "trainer": trainer}
 
@@ -262,6 +265,15 @@ def check_devices(cfg: Config) -> None:
             f"trainer.devices={devices}: there are {count} here, numbered from 0, each to be named once; "
             "trainer.devices=auto takes all"
         )
+
+
+def _count_processes(accelerator: str, devices: Any) -> int:
+    """How many processes a run has: one a device."""
+    if isinstance(devices, list):
+        return len(devices)
+    if devices != "auto":
+        return int(devices)
+    return torch.cuda.device_count() if choose_device(accelerator).type == "cuda" else 1
 
 
 def choose_precision(precision: str | int, accelerator: str) -> str:

@@ -74,7 +74,7 @@ def train(cfg: Config) -> dict[str, float]:
         data.setup("fit")
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
     check_run_folder(cfg, overwrite=cfg["resume"], sources=[data.image_folder("val")])
-    cfg = build.whole_batches(cfg, train=data.train_dataloader(), val=data.val_dataloader())
+    cfg = build.whole_batches(cfg, train=len(data.train_annotations), val=len(data.val_annotations))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
@@ -150,7 +150,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
         _check_classes(cfg["task"]["weights"], annotations.classes)
         model = build.build_model(cfg, classes=annotations.classes, category_ids=annotations.category_ids)
     check_run_folder(cfg, sources=[data.image_folder(cfg["split"])])
-    cfg = build.whole_batches(cfg, val=data.evaluation_dataloader(cfg["split"]))
+    cfg = build.whole_batches(cfg, val=len(annotations))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
     folder = run_folder(cfg)

@@ -6,10 +6,12 @@ import math
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from mnvision import build
 from mnvision.build import BestCheckpoint, LastCheckpoint
 from mnvision.checkpoint import save_model
+from mnvision.data.dataset import EpochSampler
 from mnvision.errors import UserError
 from mnvision.models.create import create_model
 from mnvision.types import Preprocessing
@@ -199,9 +201,32 @@ def test_devices_that_are_not_there(monkeypatch):
 
 
 def test_limits_are_at_least_one_batch():
-    cfg = configure("train", "trainer.limit_train_batches=0.03", "trainer.limit_val_batches=0.5")
-    trainer = build.whole_batches(cfg, train=range(25), val=range(25))["trainer"]
+    cfg = configure("train", "data.batch_size=4", "trainer.limit_train_batches=0.03", "trainer.limit_val_batches=0.5")
+    trainer = build.whole_batches(cfg, train=100, val=100)["trainer"]
     assert (trainer["limit_train_batches"], trainer["limit_val_batches"]) == (1, 0.5)
+
+
+@pytest.mark.parametrize("devices", [1, 2, [0, 1, 3]])
+def test_limits_count_the_batches_of_each_process(devices):
+    cfg = configure("train", "data.batch_size=4", "trainer.limit_train_batches=0.3", "trainer.limit_val_batches=0.3")
+    cfg["trainer"]["devices"] = devices
+    ranks = len(devices) if isinstance(devices, list) else devices
+    for count in range(1, 70):
+        trainer = build.whole_batches(cfg, train=count, val=count)["trainer"]
+        for name, training in (("train", True), ("val", False)):
+            sampler = EpochSampler(count, shuffle=training, ranks=ranks)
+            drop = training and len(sampler) > 4
+            batches = len(DataLoader(range(count), batch_size=4, sampler=sampler, drop_last=drop))
+            assert trainer[f"limit_{name}_batches"] == (1 if 0.3 * batches < 1 else 0.3), (count, name)
+
+
+def test_limits_on_all_gpus(monkeypatch):
+    cfg = configure("train", "data.batch_size=4", "trainer.limit_train_batches=0.3", "trainer.accelerator=gpu")
+    assert cfg["trainer"]["devices"] == "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for gpus, expected in ((1, 0.3), (2, 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert build.whole_batches(cfg, train=16)["trainer"]["limit_train_batches"] == expected
 
 
 def test_an_optimizer_that_networks_cannot_use():
