@@ -144,15 +144,11 @@ class Timm:
 
 
 @dataclasses.dataclass
-class Coco:
-    """Keys of ``data`` where its name is ``coco``."""
+class Data:
+    """Keys of ``data`` that every format has."""
 
     name: str
     root: FilePath
-    train_images: FilePath
-    train_annotations: FilePath
-    val_images: FilePath
-    val_annotations: FilePath
     batch_size: Count
     num_workers: Natural | None
     augment: Literal["none", "flip", "ssd"]
@@ -162,30 +158,31 @@ class Coco:
 
 
 @dataclasses.dataclass
-class Voc:
+class Coco(Data):
+    """Keys of ``data`` where its name is ``coco``."""
+
+    train_images: FilePath
+    train_annotations: FilePath
+    val_images: FilePath
+    val_annotations: FilePath
+
+
+@dataclasses.dataclass
+class Voc(Data):
     """Keys of ``data`` where its name is ``voc``."""
 
-    name: str
-    root: FilePath
     train_split: Annotated[str, "the name of a list"]
     val_split: Annotated[str, "the name of a list"]
     images: FilePath
     annotations: FilePath
     lists: FilePath
     ignore_difficult: bool
-    batch_size: Count
-    num_workers: Natural | None
-    augment: Literal["none", "flip", "ssd"]
-    bad_images: Literal["error", "skip"]
-    classes: list[str] | None
-    image_size: Pixels | None
 
 
 @dataclasses.dataclass
 class Shapes(Coco):
     """Keys of ``data`` where its name is ``shapes``."""
 
-    name: str
     root: FilePath | None  # type: ignore[assignment]
     seed: Natural
     train_count: Count
