@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from mnvision import cli
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -33,3 +37,33 @@ def shared_data() -> Path:
 def shared_weights() -> Path:
     """The folder of real pretrained weights; skips where it is absent."""
     return _folder("weights")
+
+
+@pytest.fixture
+def logging_as_before():
+    """Undo what the command line sets up."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def start(logging_as_before, monkeypatch, capsys, tmp_path):
+    """Run the program in an empty folder: ``start(*arguments)`` gives (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("HYDRA_FULL_ERROR", "MNVISION_TRACEBACK", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def start(*arguments, program=cli.main):
+        monkeypatch.setattr(sys, "argv", ["prog", *arguments])
+        status = 0
+        try:
+            program()
+        except SystemExit as error:
+            status = error.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return start

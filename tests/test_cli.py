@@ -37,40 +37,17 @@ class Run(types.ModuleType):
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
-    """The fake commands, in an empty working directory."""
+def run(monkeypatch):
+    """The fake commands."""
     fake = Run()
     monkeypatch.setitem(sys.modules, "mnvision.run", fake)
     monkeypatch.setattr(mnvision, "run", fake, raising=False)
-    monkeypatch.chdir(tmp_path)
-    for variable in ("HYDRA_FULL_ERROR", "MNVISION_TRACEBACK", "LOCAL_RANK"):
-        monkeypatch.delenv(variable, raising=False)
     return fake
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 @pytest.fixture
-def start(run, monkeypatch, capsys):
-    """Run the program with arguments: (exit status, stdout, stderr)."""
-
-    def start(*arguments, program=cli.main):
-        monkeypatch.setattr(sys, "argv", ["prog", *arguments])
-        status = 0
-        try:
-            program()
-        except SystemExit as error:
-            status = error.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
+def start(run, start):
+    """Run the program with arguments and the fake commands: (exit status, stdout, stderr)."""
     return start
 
 

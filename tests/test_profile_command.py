@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import logging
+import functools
 import os
 import subprocess
 import sys
@@ -12,40 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnvision import cli
 from mnvision.checkpoint import save_model
 from mnvision.models.create import create_model
 
 HEADER = ["layer", "type", "output", "mult_adds", "parameters"]
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 @pytest.fixture
-def start(monkeypatch, capsys, tmp_path):
+def start(start):
     """Run ``mnvision profile`` in an empty folder: (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    for variable in ("HYDRA_FULL_ERROR", "MNVISION_TRACEBACK", "LOCAL_RANK"):
-        monkeypatch.delenv(variable, raising=False)
-
-    def start(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prog", "profile", *arguments])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            status = error.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return start
+    return functools.partial(start, "profile")
 
 
 def totals(out: str) -> list[tuple[int, int]]:
