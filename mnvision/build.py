@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mnvision.config import OPTIMIZERS, did_you_mean, resolve_target
+from mnvision.config import OPTIMIZERS, resolve_target
 from mnvision.data.datamodule import DetectionDataModule
-from mnvision.errors import UserError
+from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import fast_bfloat16, keep_freed_memory
 from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model, resolve_image_size
@@ -131,9 +131,7 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
     known = set(inspect.signature(target).parameters) - {"params", "self"}
     for name in options:
         if name not in known:
-            raise UserError(
-                f"optimizer.{name}: {target.__name__} has no such option{did_you_mean(name, sorted(known))}"
-            )
+            raise UserError(f"optimizer.{name}: {target.__name__} has no such option{did_you_mean(name, known)}")
 
     try:  # on weights as networks have them, in two groups, so that wrong values show before anything starts
         weights = (torch.zeros(1, 1, 1, 1, requires_grad=True), torch.zeros(1, requires_grad=True))

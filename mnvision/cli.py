@@ -32,7 +32,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 import mnvision
 from mnvision import config
-from mnvision.errors import UserError
+from mnvision.errors import UserError, did_you_mean
 from mnvision.overrides import (
     SWEEP_FLAGS,
     config_groups,
@@ -100,7 +100,7 @@ def main() -> None:
         _print(f"mnvision {mnvision.__version__}")
     else:
         message = f"unknown command {command!r}, expected one of {', '.join(COMMANDS)}"
-        raise SystemExit(_fail(UserError(message + config.did_you_mean(command, COMMANDS)), status=WRONG_USAGE))
+        raise SystemExit(_fail(UserError(message + did_you_mean(command, COMMANDS)), status=WRONG_USAGE))
 
 
 def main_train() -> None:
@@ -260,7 +260,7 @@ def _check_hydra_keys(arguments: Sequence[str]) -> None:
                 break
             names = typing.get_type_hints(schema)
             if part not in names:
-                raise UserError(f"{key}: unknown key of Hydra{config.did_you_mean(part, names)}")
+                raise UserError(f"{key}: unknown key of Hydra{did_you_mean(part, names)}")
             schema = names[part]
 
 
@@ -268,7 +268,7 @@ def _explain(error: Exception) -> str:
     """What Hydra could not compose, without the advice that does not hold here."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        meant = config.did_you_mean(option, error.options)
+        meant = did_you_mean(option, error.options)
         return f"{group}={option}: no such option, expected one of {', '.join(error.options)}{meant}"
     if isinstance(error, OverrideParseException):
         word = error.override.lstrip("+")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnvision.errors import ConfigError, UserError
+from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.files import WEIGHT_SUFFIXES
 from mnvision.ops.resolution import input_size
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, accepts, choices, describe, fields
@@ -105,12 +105,6 @@ def nearest_keys(key: str, known: Iterable[str]) -> list[str]:
             scores[candidate] = 3 * same_name + same_section
     best = [candidate for candidate, score in scores.items() if score == max(scores.values())]
     return best if len(best) <= 2 else []
-
-
-def did_you_mean(word: object, words: Iterable[str]) -> str:
-    """``; did you mean X?`` for the word nearest to a misspelt one, or nothing."""
-    near = difflib.get_close_matches(word, list(words), n=1) if isinstance(word, str) else []
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def resolve_target(path: str, *, allowed: Sequence[str]) -> type:

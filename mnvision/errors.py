@@ -1,6 +1,10 @@
-"""The errors that a user can cause; this module imports nothing, so a typo is answered before torch is loaded."""
+"""The errors that a user can cause; nothing here imports torch, so a typo is answered before it is loaded."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -9,3 +13,23 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """The configuration is wrong: one message that lists every problem found in it."""
+
+
+def file_error(file: Path, message: str) -> UserError:
+    """What is wrong with a file, to be raised."""
+    return UserError(f"{file}: {message}")
+
+
+def did_you_mean(word: object, words: Iterable[str], *, most: int = 1, known: bool = False) -> str:
+    """``; did you mean X or Y?`` for the words nearest to a misspelt one.
+
+    Where none is near it is ``; known: X, Y, Z`` with all of the words if ``known`` asks for that, else nothing.
+
+    >>> did_you_mean("adam", ["sgd", "adamw"]), did_you_mean("adam", ["sgd", "muon"], known=True)
+    ('; did you mean adamw?', '; known: muon, sgd')
+    """
+    words = sorted(words)
+    near = difflib.get_close_matches(word, words, n=most) if isinstance(word, str) else []
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known: {', '.join(words)}" if known else ""

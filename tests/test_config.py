@@ -14,7 +14,6 @@ from mnvision.config import (
     OPTIMIZERS,
     absolute_paths,
     check_files,
-    did_you_mean,
     known_keys,
     nearest_keys,
     resolve_target,
@@ -22,7 +21,7 @@ from mnvision.config import (
     to_yaml,
     validate,
 )
-from mnvision.errors import ConfigError, UserError
+from mnvision.errors import ConfigError, UserError, did_you_mean
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDED = {"train": [], "eval": ["ckpt=best.ckpt"], "predict": ["ckpt=best.ckpt", "source=photos"]}
@@ -323,6 +322,8 @@ def test_nearest_keys_are_those_of_the_chosen_sections():
 def test_did_you_mean():
     assert did_you_mean("adam", ["sgd", "adamw"]) == "; did you mean adamw?"
     assert did_you_mean(3, ["sgd", "adamw"]) == ""
+    assert did_you_mean("adam", ["sgd", "adamw", "adamax"], most=3) == "; did you mean adamw or adamax?"
+    assert did_you_mean("x", ["sgd", "adamw"], known=True) == "; known: adamw, sgd"
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5, True, None, "x", [], {}])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from mnvision.backbones.layers import Activation, LayerOptions, Padding
-from mnvision.types import FeatureLevel, UserError
+from mnvision.errors import UserError, did_you_mean
+from mnvision.types import FeatureLevel
 
 NormPolicy = Literal["train", "freeze_statistics", "freeze"]
 NORM_POLICIES = ("train", "freeze_statistics", "freeze")
@@ -185,20 +185,16 @@ def create_backbone(
         backbone.freeze(freeze, norm=norm)
         return backbone
     if name not in _BUILDERS:
-        raise UserError(f"unknown backbone {name!r}; {_nearest(name, _BUILDERS)}")
+        raise UserError(f"unknown backbone {name!r}{did_you_mean(name, _BUILDERS, most=3, known=True)}")
     builder, own = _BUILDERS[name]
     options = replace(own, **{key: value for key, value in given.items() if value is not None})
     common = {*inspect.signature(create_backbone).parameters} - {"family"}
     known = family_options(name)
     for key in family:
         if key not in known:
-            raise UserError(f"backbone {name} has no option {key!r}; {_nearest(key, known | common)}")
+            hint = did_you_mean(key, known | common, most=3, known=True)
+            raise UserError(f"backbone {name} has no option {key!r}{hint}")
     family = {key: value for key, value in family.items() if value is not None}
     backbone = builder(alpha=alpha, options=options, **family)
     backbone.freeze(freeze, norm=norm)
     return backbone
-
-
-def _nearest(word: str, words: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(words))}"

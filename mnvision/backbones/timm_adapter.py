@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from mnvision.backbones.base import Backbone
 from mnvision.backbones.layers import LayerOptions
 from mnvision.backbones.layouts import Weights, finite
-from mnvision.types import FeatureLevel, UserError
+from mnvision.errors import UserError, did_you_mean
+from mnvision.types import FeatureLevel
 
 NETWORK = "backbone.network."
 COUNTER = "num_batches_tracked"
@@ -39,9 +39,8 @@ class TimmBackbone(Backbone):
         super().__init__(name=name, alpha=1.0, options=LayerOptions(norm_eps=1e-5))
         timm = _timm()
         if not timm.is_model(name.split(".")[0]):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists its models"
-            raise UserError(f"unknown timm model {name!r}; {hint}")
+            hint = did_you_mean(name, timm.list_models(), most=3) or "; timm.list_models() lists its models"
+            raise UserError(f"unknown timm model {name!r}{hint}")
         try:
             self.network: nn.Module = timm.create_model(name, features_only=True, pretrained=False)
         except (AttributeError, RuntimeError, TypeError, AssertionError, KeyError) as error:

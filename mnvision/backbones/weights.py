@@ -9,7 +9,6 @@ mnvision.errors.UserError: no weights 'keras_mobilenet_v1_0.7_224': no such file
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import os
@@ -35,7 +34,7 @@ from mnvision.backbones.loading import load_weights as load_weights
 from mnvision.backbones.timm_adapter import timm_weights
 from mnvision.cache import cache_dir
 from mnvision.download import fetch
-from mnvision.errors import UserError
+from mnvision.errors import UserError, did_you_mean
 from mnvision.files import WEIGHT_SUFFIXES
 
 TORCHVISION_URL = "https://download.pytorch.org/models/"
@@ -182,9 +181,8 @@ def resolve_weights(text: str | Path) -> WeightFile:
         raise UserError(f"no weights {name!r}: it is a folder, expected a file")
     if path.suffix.lower() in WEIGHT_SUFFIXES or "/" in name or "\\" in name:
         raise UserError(f"no weights {name!r}: there is no file {path.absolute()}")
-    near = difflib.get_close_matches(name, SOURCES, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(SOURCES)}"
-    raise UserError(f"no weights {name!r}: no such file, and no known name; {hint}")
+    hint = did_you_mean(name, SOURCES, most=3, known=True)
+    raise UserError(f"no weights {name!r}: no such file, and no known name{hint}")
 
 
 def read_weights(file: WeightFile | Path | str, *, timm_model: str | None = None) -> Weights:

@@ -6,19 +6,18 @@ width, height), ``area`` and ``iscrowd`` are used; polygons and masks are not.
 
 from __future__ import annotations
 
-import difflib
 import gc
 import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from mnvision.errors import UserError
+from mnvision.data.classes import choose_classes
+from mnvision.errors import UserError, file_error
 from mnvision.types import Annotations
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def read_coco(
     content = _load(file)
     category_ids, names = _read_categories(content["categories"], file=file)
     if classes is not None:
-        chosen = _choose(names, classes=classes, file=file)
+        chosen = choose_classes(names, classes=classes, file=file)
         category_ids, names = category_ids[chosen], [names[i] for i in chosen]
 
     images, rows = content["images"], content["annotations"]
@@ -58,7 +57,9 @@ def read_coco(
     sizes = np.stack([_integers(images, key, section="images", file=file) for key in ("height", "width")], axis=1)
     if (sizes <= 0).any():
         i = int(np.argmax((sizes <= 0).any(axis=1)))
-        _fail(file, f"image {image_ids[i]} is {sizes[i, 1]} x {sizes[i, 0]} pixels. Correct its width and height")
+        raise file_error(
+            file, f"image {image_ids[i]} is {sizes[i, 1]} x {sizes[i, 0]} pixels. Correct its width and height"
+        )
     file_names = _file_names(images, file=file)
     if image_folder is not None:
         _check_folder(Path(image_folder), file_names=file_names, file=file)
@@ -103,50 +104,6 @@ def read_coco(
     )
 
 
-def adopt_classes(
-    annotations: Annotations, *, classes: Sequence[str], category_ids: Sequence[int], name: str
-) -> Annotations:
-    """The same annotations under another table of classes, the training set's or a checkpoint's.
-
-    Args:
-        annotations: A split whose classes are among those of the table; it may lack some.
-        classes: The K names of the table.
-        category_ids: Its K category ids.
-        name: What to call the split in an error, usually its file.
-
-    Raises:
-        UserError: The split has a category that the table lacks, or that has another name there.
-    """
-    label_of = {category: label for label, category in enumerate(category_ids, start=1)}
-    known = dict(zip(category_ids, classes, strict=True))
-    for category, class_name in zip(annotations.category_ids, annotations.classes, strict=True):
-        if known.get(category) != class_name:
-            there = f"is called {known[category]!r}" if category in known else "does not exist"
-            raise UserError(
-                f"{name}: category {category} ({class_name!r}) {there} among the classes to learn or detect"
-                f" ({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}). Use annotation files with the"
-                " same categories, or pick the common ones by name with data.classes"
-            )
-    table = np.array([0] + [label_of[category] for category in annotations.category_ids], dtype=np.int64)
-    return replace(
-        annotations, labels=table[annotations.labels], classes=tuple(classes), category_ids=tuple(category_ids)
-    )
-
-
-def describe(annotations: Annotations) -> str:
-    """One line about a split, such as ``128 images, 929 boxes, 80 classes, 2 empty images, 0 crowd, 1 degenerate``."""
-    empty = int((np.diff(annotations.offsets) == 0).sum())
-    return (
-        f"{len(annotations):,} images, {len(annotations.boxes):,} boxes, {len(annotations.classes)} classes,"
-        f" {empty:,} empty images, {int(annotations.crowd.sum()):,} crowd,"
-        f" {int((~annotations.usable).sum()):,} degenerate"
-    )
-
-
-def _fail(file: Path, message: str) -> NoReturn:
-    raise UserError(f"{file}: {message}")
-
-
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     """Parse the file and check its outline."""
     expected = 'expected {"images": [...], "annotations": [...], "categories": [...]}'
@@ -159,30 +116,31 @@ def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = json.loads(file.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        _fail(file, f"is not JSON ({error}); {expected}. Was it copied in full?")
+        raise file_error(file, f"is not JSON ({error}); {expected}. Was it copied in full?") from error
     finally:
         if collecting:
             gc.enable()
     if not isinstance(content, dict):
-        _fail(file, f"got a JSON {type(content).__name__}, {expected}. Is it a results file?")
+        raise file_error(file, f"got a JSON {type(content).__name__}, {expected}. Is it a results file?")
     for section in ("images", "annotations", "categories"):
         entries = content.get(section)
         if not isinstance(entries, list):
             got = "it is missing" if entries is None else f"it is a {type(entries).__name__}"
-            _fail(file, f"needs a list {section!r}, but {got}; {expected}. Give an instances file")
+            raise file_error(file, f"needs a list {section!r}, but {got}; {expected}. Give an instances file")
         for i, entry in enumerate(entries):
             if not isinstance(entry, dict):
-                _fail(file, f"{section}[{i}] is {entry!r}, expected an object. Give an instances file")
+                raise file_error(file, f"{section}[{i}] is {entry!r}, expected an object. Give an instances file")
     return content
 
 
 def _values(rows: list[dict[str, Any]], key: str, *, section: str, file: Path) -> list[Any]:
     try:
         return [row[key] for row in rows]
-    except KeyError:
+    except KeyError as error:
         i = next(i for i, row in enumerate(rows) if key not in row)
         has = ", ".join(sorted(map(str, rows[i])))
-        _fail(file, f"{section}[{i}] has no {key!r} (it has: {has}). COCO files need it in every entry")
+        message = f"{section}[{i}] has no {key!r} (it has: {has}). COCO files need it in every entry"
+        raise file_error(file, message) from error
 
 
 def _integers(rows: list[dict[str, Any]], key: str, *, section: str, file: Path) -> np.ndarray:
@@ -194,20 +152,22 @@ def _integers(rows: list[dict[str, Any]], key: str, *, section: str, file: Path)
     except ValueError:  # ragged: some values are lists
         pass
     i = next((i for i, value in enumerate(values) if not isinstance(value, int)), 0)
-    _fail(file, f"{key!r} of {section}[{i}] is {values[i]!r}, expected a whole number. Renumber the file")
+    raise file_error(file, f"{key!r} of {section}[{i}] is {values[i]!r}, expected a whole number. Renumber the file")
 
 
 def _refuse_duplicates(ids: np.ndarray, *, section: str, file: Path) -> None:
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         i = int(np.argmax(counts))
-        _fail(file, f"id {values[i]} is used {counts[i]} times in {section!r}. Ids must be unique: renumber the file")
+        raise file_error(
+            file, f"id {values[i]} is used {counts[i]} times in {section!r}. Ids must be unique: renumber the file"
+        )
 
 
 def _read_categories(categories: list[dict[str, Any]], *, file: Path) -> tuple[np.ndarray, list[str]]:
     """Category ids int64 [K] in ascending order, and their names."""
     if not categories:
-        _fail(file, "lists no categories. Expected one entry with 'id' and 'name' for each class")
+        raise file_error(file, "lists no categories. Expected one entry with 'id' and 'name' for each class")
     ids = _integers(categories, "id", section="categories", file=file)
     _refuse_duplicates(ids, section="categories", file=file)
     names = [str(name) for name in _values(categories, "name", section="categories", file=file)]
@@ -220,23 +180,14 @@ def _read_categories(categories: list[dict[str, Any]], *, file: Path) -> tuple[n
     return ids[order], [unique[i] for i in order]
 
 
-def _choose(names: list[str], *, classes: Sequence[str], file: Path) -> list[int]:
-    """The positions of the chosen classes."""
-    if not classes or len(set(classes)) < len(classes):
-        raise UserError(f"data.classes is {list(classes)}. Expected at least one name, and none twice; null means all")
-    for name in classes:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=3) or names[:10]
-            _fail(file, f"has no class {name!r}, which data.classes asks for. The nearest: {', '.join(near)}")
-    return [names.index(name) for name in classes]
-
-
 def _file_names(images: list[dict[str, Any]], *, file: Path) -> np.ndarray:
     """Fixed-width bytes [I]: one block of memory instead of a Python string for every picture."""
     names = _values(images, "file_name", section="images", file=file)
     for i, name in enumerate(names):
         if not isinstance(name, str) or not name:
-            _fail(file, f"'file_name' of images[{i}] is {name!r}, expected the name of a picture file. Correct it")
+            raise file_error(
+                file, f"'file_name' of images[{i}] is {name!r}, expected the name of a picture file. Correct it"
+            )
     return np.array([name.encode("utf-8") for name in names], dtype=np.bytes_)
 
 
@@ -267,7 +218,7 @@ def _find(
         place, known = np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
     if strict and not known.all():
         i = int(np.argmin(known))
-        _fail(
+        raise file_error(
             file,
             f"annotation {rows[i].get('id', f'number {i}')} has {key} {wanted[i]}, which {section!r} does not list"
             f" ({(~known).sum()} such annotations). Take them out or complete {section!r}",
@@ -288,7 +239,9 @@ def _boxes(rows: list[dict[str, Any]], *, file: Path) -> np.ndarray:
         return np.zeros((0, 4))
     i = next((i for i, box in enumerate(values) if not _is_box(box)), 0)
     which = rows[i].get("id", f"number {i}")
-    _fail(file, f"bbox of annotation {which} is {values[i]!r}, expected [x, y, width, height]. Correct or remove it")
+    raise file_error(
+        file, f"bbox of annotation {which} is {values[i]!r}, expected [x, y, width, height]. Correct or remove it"
+    )
 
 
 def _is_box(value: object) -> bool:
@@ -300,9 +253,10 @@ def _areas(rows: list[dict[str, Any]], *, file: Path) -> np.ndarray:
     values = [row.get("area") for row in rows]
     try:
         return np.array(values, dtype=np.float64).reshape(len(values))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         i = next((i for i, value in enumerate(values) if not isinstance(value, int | float | None)), 0)
-        _fail(file, f"area of annotations[{i}] is {values[i]!r}, expected a number. Correct it or leave it out")
+        message = f"area of annotations[{i}] is {values[i]!r}, expected a number. Correct it or leave it out"
+        raise file_error(file, message) from error
 
 
 def _usable(boxes: np.ndarray, *, sizes: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from mnvision.cache import cache_dir
-from mnvision.data.coco import adopt_classes, describe, read_coco
+from mnvision.data.classes import adopt_classes, describe
+from mnvision.data.coco import read_coco
 from mnvision.data.dataset import BadImages, DetectionDataset, EpochSampler
 from mnvision.data.shapes import make_shapes, shapes_folder_name
 from mnvision.data.transforms import Augment

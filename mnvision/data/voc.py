@@ -7,19 +7,18 @@ names for each split, one XML file a picture, and a folder of pictures. Of an ob
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 from xml.etree import ElementTree
 
 import numpy as np
 
-from mnvision.errors import UserError
+from mnvision.data.classes import choose_classes
+from mnvision.errors import UserError, file_error
 from mnvision.types import Annotations
 
 log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ def read_voc(
     pictures = [_read_picture(root / folders.annotations / f"{name}.xml", list_file=list_file) for name in names]
     if known is None:
         known = _class_names(pictures)
-    table = known if classes is None else _choose(known, classes=classes, file=list_file)
+    table = known if classes is None else [known[i] for i in choose_classes(known, classes=classes, file=list_file)]
     label_of = {name: label for label, name in enumerate(table, start=1)}
 
     kept: list[_Object] = []
@@ -136,10 +135,6 @@ class _Picture:
     objects: list[_Object]
 
 
-def _fail(file: Path, message: str) -> NoReturn:
-    raise UserError(f"{file}: {message}")
-
-
 def _read_list(file: Path) -> list[str]:
     """The first word of every line: the lists of single classes have a flag beside it."""
     if not file.is_file():
@@ -152,11 +147,12 @@ def _read_list(file: Path) -> list[str]:
     try:
         names = [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        _fail(file, f"is not UTF-8 text ({error}). Expected one picture name a line; save it as UTF-8")
+        message = f"is not UTF-8 text ({error}). Expected one picture name a line; save it as UTF-8"
+        raise file_error(file, message) from error
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            _fail(file, f"names {name} twice. Expected every picture once: take the second out")
+            raise file_error(file, f"names {name} twice. Expected every picture once: take the second out")
         seen.add(name)
     return names
 
@@ -170,9 +166,10 @@ def _read_picture(file: Path, *, list_file: Path) -> _Picture:
             " picture is empty) or take the name out of the list"
         ) from None
     except OSError as error:
-        _fail(file, f"cannot be read ({error.strerror}). Expected a VOC annotation; check its permissions")
+        message = f"cannot be read ({error.strerror}). Expected a VOC annotation; check its permissions"
+        raise file_error(file, message) from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        _fail(file, f"is not XML ({error}). Expected a VOC annotation; was it copied in full?")
+        raise file_error(file, f"is not XML ({error}). Expected a VOC annotation; was it copied in full?") from error
     return _Picture(
         file=file,
         size=_size(top, file=file),
@@ -185,7 +182,7 @@ def _size(top: ElementTree.Element, *, file: Path) -> tuple[int, int]:
     height, width = (_number(top.findtext(f"size/{key}")) for key in ("height", "width"))
     if not (height >= 1 and width >= 1 and height % 1 == 0 and width % 1 == 0):
         got = ", ".join(f"{key} {(top.findtext(f'size/{key}') or 'missing').strip()}" for key in ("width", "height"))
-        _fail(
+        raise file_error(
             file,
             f"<size> has {got}. Expected the picture's width and height in whole pixels, at least 1; some labelling"
             " tools leave them at 0: write the picture's real size there",
@@ -196,12 +193,16 @@ def _size(top: ElementTree.Element, *, file: Path) -> tuple[int, int]:
 def _object(item: ElementTree.Element, number: int, *, file: Path) -> _Object:
     name = (item.findtext("name") or "").strip()
     if not name:
-        _fail(file, f"object {number} has no <name>. Expected the name of its class; add it or remove the object")
+        raise file_error(
+            file, f"object {number} has no <name>. Expected the name of its class; add it or remove the object"
+        )
     texts = [item.findtext(f"bndbox/{key}") for key in _CORNERS]
     for key, text in zip(_CORNERS, texts, strict=True):
         if text is None or not _is_number(text):
             got = "is missing" if text is None else f"is {text.strip()!r}"
-            _fail(file, f"<{key}> of object {number} ({name!r}) {got}, expected a number. Correct or remove the object")
+            raise file_error(
+                file, f"<{key}> of object {number} ({name!r}) {got}, expected a number. Correct or remove the object"
+            )
     difficult = (item.findtext("difficult") or "0").strip()
     return _Object(name, tuple(_number(text) for text in texts), difficult not in ("", "0"))
 
@@ -223,21 +224,11 @@ def _class_names(pictures: Sequence[_Picture]) -> tuple[str, ...]:
     return tuple(sorted({item.name for picture in pictures for item in picture.objects}))
 
 
-def _choose(known: Sequence[str], *, classes: Sequence[str], file: Path) -> tuple[str, ...]:
-    if not classes or len(set(classes)) < len(classes):
-        raise UserError(f"data.classes is {list(classes)}. Expected at least one name, and none twice; null means all")
-    for name in classes:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or list(known[:10])
-            _fail(file, f"there is no class {name!r}, which data.classes asks for. The nearest: {', '.join(near)}")
-    return tuple(classes)
-
-
 def _refuse_unknown(picture: _Picture, *, known: dict[str, int]) -> None:
     for item in picture.objects:
         if item.name not in known:
             names = ", ".join(list(known)[:10]) + (", ..." if len(known) > 10 else "")
-            _fail(
+            raise file_error(
                 picture.file,
                 f"has an object of class {item.name!r}; expected one of those to learn or detect ({names}). Correct"
                 " the name, or pick the common classes with data.classes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +10,13 @@ from typing import Any
 from mnvision.backbones import create_backbone
 from mnvision.backbones.base import family_options
 from mnvision.backbones.weights import Weights, load_weights, read_weights
+from mnvision.errors import UserError, did_you_mean
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.models.ssd import SSD
 from mnvision.ops.resolution import input_size
-from mnvision.types import Preprocessing, UserError
+from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def build_model(spec: ModelSpec) -> TaskModel:
         UserError: For an unknown task or option, with the nearest right name.
     """
     if spec.task not in TASKS:
-        raise UserError(f"unknown task {spec.task!r}; {_nearest(spec.task, TASKS)}")
+        raise UserError(f"unknown task {spec.task!r}{did_you_mean(spec.task, TASKS, most=3, known=True)}")
     network = TASKS[spec.task]
     known = set(inspect.signature(network).parameters) - {"backbone", "num_classes", "preprocessing"}
     _check_options(spec.task_options, known=known, where=f"task {spec.task}")
@@ -212,9 +212,4 @@ def _head_defaults(task: str) -> dict[str, Any]:
 def _check_options(options: Mapping[str, Any], *, known: set[str], where: str) -> None:
     for name in options:
         if name not in known:
-            raise UserError(f"{where} has no option {name!r}; {_nearest(name, known)}")
-
-
-def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
+            raise UserError(f"{where} has no option {name!r}{did_you_mean(name, known, most=3, known=True)}")

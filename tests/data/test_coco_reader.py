@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnvision.data.coco import adopt_classes, describe, read_coco
+from mnvision.data.classes import adopt_classes, describe
+from mnvision.data.coco import read_coco
 from mnvision.errors import UserError
 
 # Ids with gaps and out of order, a picture without boxes in the middle, boxes of one picture apart from each other.
@@ -152,7 +153,7 @@ def test_missing_files_and_folders(tmp_path: Path):
 
 
 def test_unknown_class_names_the_nearest(tmp_path: Path):
-    with pytest.raises(UserError, match="has no class 'toothbrsh'.*nearest: toothbrush"):
+    with pytest.raises(UserError, match="is no class 'toothbrsh'.*nearest: toothbrush"):
         read(tmp_path, CONTENT, classes=["toothbrsh"])
     with pytest.raises(UserError, match="none twice"):
         read(tmp_path, CONTENT, classes=["car", "car"])

@@ -217,7 +217,7 @@ def test_what_is_missing_is_named_before_anything_starts(root, tmp_path):
         module(tmp_path).setup("fit")
     with pytest.raises(UserError, match=r"picture folder not found: .*pictures"):
         module(root, train_images="pictures").setup("fit")
-    with pytest.raises(UserError, match="has no class 'sqare'.*nearest: square"):
+    with pytest.raises(UserError, match="is no class 'sqare'.*nearest: square"):
         module(root, classes=["sqare"]).setup("fit")
     empty = json.loads((root / "annotations" / "train.json").read_text())
     (tmp_path / "empty.json").write_text(json.dumps({**empty, "annotations": []}))

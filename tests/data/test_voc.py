@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mnvision.data.coco import describe
+from mnvision.data.classes import describe
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.voc import VocFolders, read_voc, voc_classes
 from mnvision.errors import UserError
