@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.files import WEIGHT_SUFFIXES
 from mnvision.ops.resolution import input_size
-from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, accepts, choices, describe, fields
+from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, fields
+from mnvision.value_types import accepts, choices, describe
 
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from mnvision import schema
+from mnvision import schema, value_types
 from mnvision.config import (
     OPTIMIZERS,
     absolute_paths,
@@ -85,7 +85,7 @@ def test_every_choice_is_named_in_the_comment(option):
     values = values.get(section, values)
     members = schema.SECTIONS[section]
     for key, kind in schema.fields(members["" if "" in members else values.get("library", values.name)]).items():
-        words = schema.choices(kind)
+        words = value_types.choices(kind)
         comment = re.search(rf"(?m)^ *{key}: .*?# (.*)$", text)[1]
         if key != "name" or section == "scheduler":
             assert [word for word in words if word not in comment] == [], key
@@ -331,9 +331,9 @@ def test_every_type_of_the_schema_can_be_described_and_asked(value):
     schemas = [member for members in schema.SECTIONS.values() for member in members.values()]
     kinds = [kind for member in [*schemas, *schema.COMMANDS.values()] for kind in schema.fields(member).values()]
     for kind in [*kinds, *schema.OPTIMIZER.values()]:
-        assert schema.accepts(kind, value) in (True, False)
-        assert "typing" not in schema.describe(kind)
-        assert schema.accepts(kind, None) == (type(None) in typing.get_args(kind))
+        assert value_types.accepts(kind, value) in (True, False)
+        assert "typing" not in value_types.describe(kind)
+        assert value_types.accepts(kind, None) == (type(None) in typing.get_args(kind))
 
 
 # _target_
