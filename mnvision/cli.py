@@ -10,16 +10,12 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
 import sys
 import tempfile
-import time
-import traceback
 import typing
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
@@ -32,6 +28,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 import mnvision
 from mnvision import config
+from mnvision.console import configure_logging, print_error, print_interrupted, print_text
 from mnvision.errors import UserError, did_you_mean
 from mnvision.overrides import (
     SWEEP_FLAGS,
@@ -69,15 +66,6 @@ Examples:
 `mnvision COMMAND --help` lists its groups and every key with its value.
 Set MNVISION_TRACEBACK=1 for the traceback of an error."""
 
-# Lightning says these to everybody; none of them is news to this program.
-NOISE = (
-    ".*does not have many workers.*",
-    ".*is smaller than the logging interval.*",
-    ".*exists and is not empty.*",
-    ".*LeafSpec.*is deprecated.*",
-    ".*in eval mode at the start of training.*",  # frozen norms are meant to be
-)
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 WRONG_USAGE = 2
 
 logger = logging.getLogger(__name__)
@@ -95,12 +83,12 @@ def main() -> None:
         _launch(command, arguments[1:], program=[sys.argv[0], command])
     elif command in ("--help", "-h", "help"):
         lines = [f"  {name:9}{what}" for name, what in COMMANDS.items()]
-        _print(HELP.format(version=mnvision.__version__, commands="\n".join(lines)))
+        print_text(HELP.format(version=mnvision.__version__, commands="\n".join(lines)))
     elif command in ("--version", "-V"):
-        _print(f"mnvision {mnvision.__version__}")
+        print_text(f"mnvision {mnvision.__version__}")
     else:
         message = f"unknown command {command!r}, expected one of {', '.join(COMMANDS)}"
-        raise SystemExit(_fail(UserError(message + did_you_mean(command, COMMANDS)), status=WRONG_USAGE))
+        raise SystemExit(print_error(UserError(message + did_you_mean(command, COMMANDS)), status=WRONG_USAGE))
 
 
 def main_train() -> None:
@@ -120,7 +108,7 @@ def main_predict() -> None:
 
 def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -> None:
     """Compose, check and run; every way out but success is a SystemExit."""
-    _configure_logging()
+    configure_logging()
     try:
         _check_hydra_keys(arguments)
         overrides = rewrite(arguments, groups=config_groups())
@@ -136,13 +124,13 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
                 job=lambda cfg: _run(cfg, command=command, arguments=arguments, program=program),
             )
     except KeyboardInterrupt:
-        raise SystemExit(_interrupted()) from None
+        raise SystemExit(print_interrupted()) from None
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends with status 1 after Ctrl-C
-            raise SystemExit(_interrupted()) from None
+            raise SystemExit(print_interrupted()) from None
         raise
     except UserError as error:
-        raise SystemExit(_fail(error)) from None
+        raise SystemExit(print_error(error)) from None
 
 
 def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfig], None]) -> None:
@@ -163,7 +151,7 @@ def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfi
             try:
                 job(cfg)
             except UserError as error:
-                raise SystemExit(_fail(error)) from None
+                raise SystemExit(print_error(error)) from None
 
     start = hydra.main(config_path="pkg://mnvision.conf", config_name=command, version_base="1.3")(task)
     with _process([sys.argv[0], *overrides], {**os.environ, full_error: "1"}):
@@ -296,59 +284,3 @@ def _set_environ(environ: Mapping[str, str]) -> None:
     for key in set(os.environ) - set(wanted):
         del os.environ[key]
     os.environ.update(wanted)
-
-
-class _ConsoleHandler(logging.Handler):
-    """Writes to the sys.stderr of the moment: a progress bar puts its own in place while it is drawn."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-            _print(f"{time.strftime('%H:%M:%S')} {level}{self.format(record)}", stream=sys.stderr)
-        except Exception:  # a broken log line must not end a training
-            self.handleError(record)
-
-
-def _configure_logging() -> None:
-    root = logging.getLogger()
-    if not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
-        root.addHandler(_ConsoleHandler())
-    root.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.distributed", "fabric.utilities.seed"):
-        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)  # devices, tips, processes, seeds
-    logging.getLogger("hydra").setLevel(logging.WARNING)
-    warnings.showwarning = _log_warning
-    for pattern in NOISE:
-        warnings.filterwarnings("ignore", message=pattern)
-
-
-def _log_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    logging.getLogger("py.warnings").warning("%s", str(message).strip())
-
-
-def _fail(error: UserError, *, status: int = 1) -> int:
-    """Print the message of an error and return the exit status."""
-    if "1" in (os.environ.get("MNVISION_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
-        traceback.print_exception(error)
-    # A data worker's error arrives with its traceback as the message: what the user needs is the end of it.
-    worker = re.fullmatch(r"Caught \w+ in .*?\nmnvision\.errors\.\w+: (.*)", str(error), flags=re.DOTALL)
-    sys.stdout.flush()
-    _print(f"error: {worker[1].strip() if worker else error}", stream=sys.stderr)
-    return status
-
-
-def _interrupted() -> int:
-    sys.stdout.flush()
-    _print("interrupted", stream=sys.stderr)
-    return INTERRUPTED
-
-
-def _print(text: str, *, stream: TextIO | None = None) -> None:
-    print(text, file=stream or sys.stdout, flush=True)
