@@ -62,7 +62,7 @@ def from_timm(arrays: Mapping[str, Tensor]) -> Weights:
 
     Every array is used but the counters ``num_batches_tracked``, which nothing reads. V1's weights are normalised
     with mean and standard deviation 0.5, V4's with ImageNet's: the file does not tell, and two of the published files
-    of V4 differ, see ``weights.SOURCES``.
+    of V4 differ, see ``sources.SOURCES``.
 
     Source: the module names of timm's efficientnet.py and mobilenetv3.py, and their published settings.
 

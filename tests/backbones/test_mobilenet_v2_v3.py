@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mnvision import create_model
 from mnvision.backbones import create_backbone
 from mnvision.backbones.layers import parameters_without_decay
-from mnvision.backbones.weights import SOURCES, architecture_of, load_weights, read_weights
+from mnvision.backbones.sources import SOURCES
+from mnvision.backbones.weights import architecture_of, load_weights, read_weights
 from mnvision.errors import UserError
 from mnvision.models.classifier import Classifier
 from mnvision.types import Preprocessing

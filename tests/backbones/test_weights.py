@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mnvision.backbones import create_backbone, weights
+from mnvision.backbones.sources import SOURCES
 from mnvision.backbones.weights import (
-    SOURCES,
     WeightFile,
     load_weights,
     read_weights,
