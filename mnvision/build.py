@@ -12,14 +12,15 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mnvision.callbacks import BestCheckpoint, LastCheckpoint
 from mnvision.config import OPTIMIZERS, resolve_target
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.errors import UserError, did_you_mean
-from mnvision.hardware import fast_bfloat16, keep_freed_memory
+from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
 from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model, resolve_image_size
 from mnvision.module import MakeOptimizer, Schedule
@@ -110,7 +111,7 @@ def whole_batches(cfg: Config, **pictures: int) -> dict[str, Any]:
         pictures: How many there are, by ``train`` and ``val``.
     """
     trainer = dict(cfg["trainer"])
-    at_once = cfg["data"]["batch_size"] * _count_processes(trainer["accelerator"], trainer["devices"])
+    at_once = cfg["data"]["batch_size"] * count_processes(trainer["accelerator"], trainer["devices"])
     for name, count in pictures.items():
         # As the data module deals them out: training drops a last, smaller batch unless it is the only one.
         batches = max(1, count // at_once) if name == "train" else math.ceil(count / at_once)
@@ -221,66 +222,6 @@ def build_trainer(
     )
 
 
-def choose_device(accelerator: str) -> torch.device:
-    """The device that an accelerator's name (``auto cpu gpu mps``) stands for on this machine.
-
-    Raises:
-        UserError: If there is none of the kind.
-    """
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator != "cpu" and torch.backends.mps.is_available():
-        return torch.device("mps")
-    if accelerator in ("auto", "cpu"):
-        return torch.device("cpu")
-    raise UserError(
-        f"trainer.accelerator={accelerator}: PyTorch {torch.__version__} finds no such device here; "
-        "trainer.accelerator=auto takes the best one there is"
-    )
-
-
-def check_devices(cfg: Config) -> None:
-    """Check that the accelerator and the devices of the trainer section are there, before anything is written.
-
-    Raises:
-        UserError: If they are not.
-    """
-    kind, devices = choose_device(cfg["trainer"]["accelerator"]).type, cfg["trainer"]["devices"]
-    if kind == "cpu" and str(cfg["trainer"]["precision"]) == "16":
-        raise UserError("trainer.precision=16 needs a GPU, and this run is on the CPU: give 32, bf16 or auto")
-    if devices == "auto":
-        return
-    if kind == "cpu" and isinstance(devices, list):
-        raise UserError(
-            f"trainer.devices={devices}: a list is of GPU numbers, and this run is on the CPU; give a count"
-        )
-    if kind == "cpu":
-        return  # so many processes
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    wanted = devices if isinstance(devices, list) else range(devices)
-    if not wanted or len(set(wanted)) < len(wanted) or not all(number < count for number in wanted):
-        raise UserError(
-            f"trainer.devices={devices}: there are {count} here, numbered from 0, each to be named once; "
-            "trainer.devices=auto takes all"
-        )
-
-
-def _count_processes(accelerator: str, devices: Any) -> int:
-    """How many processes a run has: one a device."""
-    if isinstance(devices, list):
-        return len(devices)
-    if devices != "auto":
-        return int(devices)
-    return torch.cuda.device_count() if choose_device(accelerator).type == "cuda" else 1
-
-
-def choose_precision(precision: str | int, accelerator: str) -> str:
-    """Turn ``auto`` into ``bf16`` where the device is fast at it, else ``32``."""
-    if precision != "auto":
-        return str(precision)
-    return "bf16" if fast_bfloat16(choose_device(accelerator)) else "32"
-
-
 def _csv_logger(folder: Path, *, start: int) -> CSVLogger:
     """Lightning's logger, which empties ``metrics.csv``: the lines from before ``start`` are put back."""
     logger = CSVLogger(save_dir=folder, name="", version="")
@@ -291,50 +232,3 @@ def _csv_logger(folder: Path, *, start: int) -> CSVLogger:
         logger.experiment.metrics.extend(earlier)
         logger.save()
     return logger
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``: of the measured epochs the one with the highest number, the first one among equals.
-
-    Args:
-        folder: Where it is kept.
-        monitor: Name of the number.
-        every: The number is new after every so many epochs.
-    """
-
-    def __init__(self, folder: Path, *, monitor: str, every: int) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="best",
-            monitor=monitor,
-            mode="max",
-            every_n_epochs=every,
-            save_on_train_epoch_end=True,  # the epoch is complete then, and the run can go on from it
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best epoch so far, where its checkpoint is still there: the folder may have been moved."""
-        best = Path(self.dirpath or "") / "best.ckpt"
-        score = state_dict["best_model_score"]
-        if score is None or not best.is_file():
-            return
-        self.best_model_score = score
-        self.best_model_path = self.kth_best_model_path = str(best)
-        self.best_k_models = {str(best): score}
-
-
-class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``, of the last complete epoch, whether it was a good one or not.
-
-    Args:
-        folder: Where it is kept.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "last.ckpt"
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save."""
-        trainer.save_checkpoint(self.path, weights_only=False)  # with the state of the optimizer and of the loops

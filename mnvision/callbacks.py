@@ -1,4 +1,4 @@
-"""What a run shows of itself: images per second, peak memory, one line an epoch, and a bar on a terminal."""
+"""What a run shows of itself (speed, peak memory, one line an epoch, a bar), and the checkpoints it keeps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -244,3 +245,50 @@ class TerminalBar(Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``: of the measured epochs the one with the highest number, the first one among equals.
+
+    Args:
+        folder: Where it is kept.
+        monitor: Name of the number.
+        every: The number is new after every so many epochs.
+    """
+
+    def __init__(self, folder: Path, *, monitor: str, every: int) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            every_n_epochs=every,
+            save_on_train_epoch_end=True,  # the epoch is complete then, and the run can go on from it
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best epoch so far, where its checkpoint is still there: the folder may have been moved."""
+        best = Path(self.dirpath or "") / "best.ckpt"
+        score = state_dict["best_model_score"]
+        if score is None or not best.is_file():
+            return
+        self.best_model_score = score
+        self.best_model_path = self.kth_best_model_path = str(best)
+        self.best_k_models = {str(best): score}
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, of the last complete epoch, whether it was a good one or not.
+
+    Args:
+        folder: Where it is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "last.ckpt"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save."""
+        trainer.save_checkpoint(self.path, weights_only=False)  # with the state of the optimizer and of the loops

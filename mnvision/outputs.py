@@ -13,9 +13,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mnvision.config import to_yaml
 from mnvision.errors import UserError
+from mnvision.files import write_text
+from mnvision.hardware import choose_precision
+from mnvision.metrics.coco import CocoMetric
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.ops.image import read_image
+from mnvision.profiler import profile
+from mnvision.report import write_report
 from mnvision.types import Annotations, Detections
 from mnvision.visualize import draw_detections
 
@@ -181,3 +187,47 @@ def write_picture(path: Path, image: np.ndarray) -> None:
         path.write_bytes(encoded.tobytes())  # imwrite() fails without an error, and on some systems on such names
     except OSError as error:
         raise UserError(f"cannot write the picture {path}: {error.strerror}") from error
+
+
+def model_line(model: TaskModel, *, precision: str) -> str:
+    """One line on what a model is and costs, and in which precision it runs."""
+    spec, cost = model.spec, profile(model)
+    return (
+        f"{spec.task} on {spec.backbone_options['name']} alpha {spec.backbone_options['alpha']:g} at "
+        f"{cost.image_size}x{cost.image_size}, {len(spec.classes)} classes: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
+        f"{cost.trainable / 1e6:.2f} M parameters; precision {precision}"
+    )
+
+
+def describe_run(model: TaskModel, *, cfg: Mapping[str, Any], folder: Path) -> None:
+    """Write what the run is: its configuration, and the costs of every layer of its model."""
+    write_text(folder / "config.yaml", to_yaml(cfg))
+    write_text(folder / "profile.csv", profile(model).csv())
+
+
+def report_run(
+    model: TaskModel,
+    *,
+    metric: CocoMetric,
+    cfg: Mapping[str, Any],
+    folder: Path,
+    numbers: Mapping[str, float],
+    commands: Sequence[Sequence[str]],
+) -> None:
+    """Write ``report.html``, and say where it is."""
+    spec = model.spec
+    precision = choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
+    page = write_report(
+        folder,
+        title=f"{spec.task} on {spec.backbone_options['name']}, alpha {spec.backbone_options['alpha']:g}",
+        facts={
+            "model": model_line(model, precision=precision),
+            "data": f"{cfg['data']['name']}, {len(metric.annotations):,} pictures",
+            "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
+        },
+        numbers=numbers,
+        per_class=metric.per_class(),
+        per_class_50=metric.per_class(number="map_50"),
+        commands=commands,
+    )
+    logger.info("report: %s", page)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.weights import read_weights
 from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
-from mnvision.config import to_yaml
 from mnvision.data.datamodule import DetectionDataModule, Split
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
 from mnvision.files import write_text
-from mnvision.hardware import keep_freed_memory
+from mnvision.hardware import check_devices, choose_device, choose_precision, keep_freed_memory
 from mnvision.inference import for_inference
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
 from mnvision.metrics.detections import write_predictions
@@ -35,14 +33,15 @@ from mnvision.ops.image import read_image
 from mnvision.outputs import (
     annotated_names,
     check_run_folder,
+    describe_run,
+    model_line,
     prediction_entry,
+    report_run,
     run_folder,
     write_picture,
     write_pictures,
 )
-from mnvision.profiler import profile
 from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
-from mnvision.report import write_report
 from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def train(cfg: Config) -> dict[str, float]:
     """
     saved = read_checkpoint(cfg["resume"], key="resume") if cfg["resume"] else None
     cfg = build.settle_learning_rate(cfg) if saved is None else go_on(cfg, saved)
-    build.check_devices(cfg)
+    check_devices(cfg)
     check_run_folder(cfg, overwrite=cfg["resume"])  # before the data, which may take minutes to read
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
@@ -78,9 +77,10 @@ def train(cfg: Config) -> dict[str, float]:
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
+    metric = CocoMetric(data.val_annotations)
     module = VisionModule(
         model,
-        metric=CocoMetric(data.val_annotations),
+        metric=metric,
         make_optimizer=build.build_optimizer(cfg),
         schedule=build.build_schedule(cfg),
         selective_weight_decay=cfg["trainer"]["selective_weight_decay"],
@@ -98,7 +98,7 @@ def train(cfg: Config) -> dict[str, float]:
         start=saved["global_step"] if saved is not None else 0,
     )
     if trainer.is_global_zero:
-        _describe(folder, model, cfg)
+        describe_run(model, cfg=cfg, folder=folder)
     logger.info("run folder: %s", folder)
     trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
     if trainer.interrupted:
@@ -116,8 +116,13 @@ def train(cfg: Config) -> dict[str, float]:
         write_pictures(
             model, data.val_annotations, data.image_folder("val"), folder=folder, count=cfg["trainer"]["pictures"]
         )
-        _report(
-            module, cfg, folder=folder, numbers=numbers, commands=reproduce({**cfg, "override_words": []}, ckpt=best)
+        report_run(
+            model,
+            metric=metric,
+            cfg=cfg,
+            folder=folder,
+            numbers=numbers,
+            commands=reproduce({**cfg, "override_words": []}, ckpt=best),
         )
         logger.info("model: %s", best)
     return numbers
@@ -136,7 +141,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
         raise UserError(
             "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
         )
-    build.check_devices(cfg)
+    check_devices(cfg)
     check_run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
@@ -152,17 +157,20 @@ def evaluate(cfg: Config) -> dict[str, float]:
     check_run_folder(cfg, sources=[data.image_folder(cfg["split"])])
     cfg = build.whole_batches(cfg, val=len(annotations))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
-    module = VisionModule(model, metric=CocoMetric(annotations), channels_last=cfg["trainer"]["channels_last"])
+    metric = CocoMetric(annotations)
+    module = VisionModule(model, metric=metric, channels_last=cfg["trainer"]["channels_last"])
     folder = run_folder(cfg)
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
     if trainer.is_global_zero:
-        _describe(folder, model, cfg)
+        describe_run(model, cfg=cfg, folder=folder)
     numbers = _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
     if trainer.is_global_zero:
         write_pictures(
             model, annotations, data.image_folder(cfg["split"]), folder=folder, count=cfg["trainer"]["pictures"]
         )
-        _report(module, cfg, folder=folder, numbers=numbers, commands=reproduce(cfg, ckpt=cfg["ckpt"]))
+        report_run(
+            model, metric=metric, cfg=cfg, folder=folder, numbers=numbers, commands=reproduce(cfg, ckpt=cfg["ckpt"])
+        )
     return numbers
 
 
@@ -175,7 +183,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     Raises:
         UserError: If pictures could not be read; the others are written all the same.
     """
-    device = build.choose_device(cfg["trainer"]["accelerator"])
+    device = choose_device(cfg["trainer"]["accelerator"])
     pictures = find_pictures(cfg["source"])
     check_run_folder(cfg, sources={path.parent for path in pictures})
     if cfg["ckpt"]:
@@ -268,18 +276,8 @@ class Measured(L.LightningDataModule):
         self.data.teardown(stage)
 
 
-def model_line(model: TaskModel, *, precision: str) -> str:
-    """One line on what a model is and costs, and in which precision it runs."""
-    spec, cost = model.spec, profile(model)
-    return (
-        f"{spec.task} on {spec.backbone_options['name']} alpha {spec.backbone_options['alpha']:g} at "
-        f"{cost.image_size}x{cost.image_size}, {len(spec.classes)} classes: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
-        f"{cost.trainable / 1e6:.2f} M parameters; precision {precision}"
-    )
-
-
 def _precision(cfg: Config) -> str:
-    return build.choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
+    return choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
 
 
 def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder: Path) -> dict[str, float]:
@@ -296,35 +294,6 @@ def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder
         write_text(folder / "metrics.json", json.dumps(numbers, indent=1))
         write_predictions(metric.results(), folder / "predictions.json")
     return numbers
-
-
-def _describe(folder: Path, model: TaskModel, cfg: Config) -> None:
-    """Write what the run is: its configuration, and the costs of every layer of its model."""
-    write_text(folder / "config.yaml", to_yaml(cfg))
-    write_text(folder / "profile.csv", profile(model).csv())
-
-
-def _report(
-    module: VisionModule, cfg: Config, *, folder: Path, numbers: Mapping[str, float], commands: Sequence[Sequence[str]]
-) -> None:
-    """Write ``report.html``, and say where it is."""
-    metric, spec = module.metric, module.model.spec
-    if not isinstance(metric, CocoMetric):
-        raise TypeError(f"a report needs a CocoMetric, got {type(metric).__name__}")
-    page = write_report(
-        folder,
-        title=f"{spec.task} on {spec.backbone_options['name']}, alpha {spec.backbone_options['alpha']:g}",
-        facts={
-            "model": model_line(module.model, precision=_precision(cfg)),
-            "data": f"{cfg['data']['name']}, {len(metric.annotations):,} pictures",
-            "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        },
-        numbers=numbers,
-        per_class=metric.per_class(),
-        per_class_50=metric.per_class(number="map_50"),
-        commands=commands,
-    )
-    logger.info("report: %s", page)
 
 
 def _unfold(model: TaskModel, data: Any, *, batches: int) -> None:

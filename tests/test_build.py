@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from mnvision import build
-from mnvision.build import BestCheckpoint, LastCheckpoint
+from mnvision import build, hardware
+from mnvision.callbacks import BestCheckpoint, LastCheckpoint
 from mnvision.checkpoint import save_model
 from mnvision.data.dataset import EpochSampler
 from mnvision.errors import UserError
@@ -144,60 +144,16 @@ def test_wrong_options_of_the_optimizer(word, message):
     assert message in str(raised.value)
 
 
-# precision and devices
-
-
-@pytest.mark.parametrize(("fast", "expected"), [(False, "32"), (True, "bf16")])
-def test_automatic_precision(monkeypatch, fast, expected):
-    asked = []
-    monkeypatch.setattr(build, "fast_bfloat16", lambda device: asked.append(device) or fast)
-    assert build.choose_precision("auto", "cpu") == expected
-    assert asked == [torch.device("cpu")]
-    for given in ("32", 32, "bf16", "16", 16):
-        assert build.choose_precision(given, "cpu") == str(given)
+# precision and limits
 
 
 def test_a_cpu_without_bfloat16_trains_in_float32(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "fast_bfloat16", lambda device: False)
+    monkeypatch.setattr(hardware, "fast_bfloat16", lambda device: False)
     trainer = build.build_trainer(configure("train", "trainer.accelerator=cpu"), folder=tmp_path)
     assert trainer.precision == "32-true"
-    monkeypatch.setattr(build, "fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(hardware, "fast_bfloat16", lambda device: True)
     trainer = build.build_trainer(configure("train", "trainer.accelerator=cpu"), folder=tmp_path)
     assert trainer.precision == "bf16-mixed"
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert [build.choose_device(name).type for name in ("auto", "gpu", "cpu")] == ["cuda", "cuda", "cpu"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [build.choose_device(name).type for name in ("auto", "cpu")] == ["cpu", "cpu"]
-    for name in ("gpu", "mps"):
-        with pytest.raises(UserError, match=f"trainer.accelerator={name}: .* no such device"):
-            build.choose_device(name)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert [build.choose_device(name).type for name in ("auto", "gpu", "mps", "cpu")] == ["mps"] * 3 + ["cpu"]
-
-
-def test_devices_that_are_not_there(monkeypatch):
-    def check(devices, precision="auto"):
-        build.check_devices({"trainer": {"accelerator": "auto", "devices": devices, "precision": precision}})
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    check(3)
-    with pytest.raises(UserError, match="is on the CPU; give a count"):
-        check([0, 1])
-    with pytest.raises(UserError, match="trainer.precision=16 needs a GPU"):
-        check("auto", precision=16)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check("auto", precision=16)
-    for devices in ("auto", 2, [1]):
-        check(devices)
-    for devices in (3, [0, 2], [0, 0], []):
-        with pytest.raises(UserError, match="there are 2 here"):
-            check(devices)
 
 
 def test_limits_are_at_least_one_batch():

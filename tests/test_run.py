@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 import mnvision
-from mnvision import build, cli, outputs, run
+from mnvision import cli, hardware, outputs, run
 from mnvision.backbones.folding import is_folded
 from mnvision.checkpoint import load_model, save_model
 from mnvision.data.coco import read_coco
@@ -273,7 +273,7 @@ def test_evaluation_repeats_the_numbers_of_the_training(finished, tmp_path):
 
 def test_evaluation_runs_in_the_precision_of_the_training(finished, tmp_path, monkeypatch):
     folder, numbers, _ = finished
-    monkeypatch.setattr(build, "fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(hardware, "fast_bfloat16", lambda device: True)
     best = f"ckpt={folder}/checkpoints/best.ckpt"
     words = (best, "trainer.accelerator=cpu", "trainer.progress_bar=false")
     assert run.evaluate(configure("eval", *words, f"output_dir={tmp_path}/a")) == numbers
