@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,6 @@ class CountsItself(Protocol):
 
     def mult_adds(self, *inputs: Tensor) -> int:
         """Multiply-accumulate operations for these inputs of its ``forward``."""
-
-
-Counted = nn.Conv2d | nn.Linear | CountsItself
 
 
 class Layer(NamedTuple):
@@ -157,17 +154,18 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
     ghost = copy.deepcopy(model).to("meta").eval()
     layers: list[Layer] = []
 
-    def record(name: str, module: Counted, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        shape = tuple(output.shape[1:])
+    def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
-            layers.append(Layer(name, _kind(module), shape, _mult_adds(module, output), module.weight.numel()))
+            kind, mult_adds, parameters = _kind(module), _mult_adds(module, output), module.weight.numel()
+        elif isinstance(module, CountsItself):
+            kind, mult_adds, parameters = module.kind, module.mult_adds(*inputs), 0
         else:
-            layers.append(Layer(name, module.kind, shape, module.mult_adds(*inputs), 0))
+            return
+        layers.append(Layer(name, kind, tuple(output.shape[1:]), mult_adds, parameters))
 
     hooks = [
         module.register_forward_hook(lambda module, inputs, output, name=name: record(name, module, inputs, output))
         for name, module in ghost.named_modules()
-        if isinstance(module, Counted)
     ]
     with torch.no_grad():
         ghost(torch.zeros(1, 3, image_size, image_size, device="meta"))
