@@ -230,6 +230,25 @@ def test_losses_in_evaluation_share_the_forward_pass(form):
     assert all(torch.isfinite(value) for value in losses.values())
 
 
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+def test_crops_in_chunks_give_the_same(form, monkeypatch):
+    model = make(form, proposals=20, rpn_score_threshold=0.0).eval()
+    images = torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8)
+    sizes = []
+    model.box_head.register_forward_pre_hook(lambda head, inputs: sizes.append(len(inputs[0])))
+    with torch.no_grad():
+        whole = model(images)
+        monkeypatch.setattr(faster_rcnn, "CROPS_AT_ONCE", 16)
+        parts = model(images)
+        profile(model)
+        model.train()(images)
+    model.eval()(images)  # with a gradient
+    assert sizes == [60, 16, 16, 16, 12, 20, 60, 60]
+    assert whole.logits.std() > 0
+    for one, other in zip(parts, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_crowds_teach_nothing():
     model = make("fpn")
     made = batch(size=96, counts=(2,))
