@@ -2,103 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from mnvision.backbones.base import Backbone, map_sizes
 from mnvision.models.detector import Detector
+from mnvision.models.faster_rcnn_forms import FORMS, Form
 from mnvision.models.fpn import FPN
 from mnvision.ops.anchors import grid_anchors
-from mnvision.ops.boxes import OFFSET_WEIGHTS, OffsetWeights, area, encode, to_centers, to_corners
+from mnvision.ops.boxes import encode, to_centers, to_corners
 from mnvision.ops.matching import IGNORED, match_regions, sample
 from mnvision.ops.postprocess import Candidates, best_class_candidates, best_proposals, suppress
-from mnvision.types import FeatureLevel, Preprocessing, Targets, UserError
+from mnvision.ops.regions import crop_regions
+from mnvision.types import Preprocessing, Targets, UserError
 
-Form = Literal["c4", "fpn"]
-
-
-@dataclass(frozen=True)
-class FormSettings:
-    """What the two forms differ in, where the user does not say.
-
-    Attributes:
-        rpn_depth: Channels of the 3x3 convolution of the region proposal network.
-        sizes: Square roots of the anchors' areas in pixels; three ratios each.
-        rounded: Whether the anchors' corners are rounded to pixels.
-        rpn_weights: Factors of the offsets of the region proposal network.
-        rpn_threshold: Proposals of a smaller probability are dropped.
-        proposals: Proposals a picture in prediction.
-        train_proposals: Proposals a picture that are sampled from in training.
-        pre_nms_top_k: Anchors of each level that go into their suppression, in prediction.
-        train_pre_nms_top_k: The same in training.
-        roi_batch: Proposals a picture that the box head learns from.
-        crop: Cells along one side of a proposal's features.
-        nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
-        score_threshold: Detections that score no more are dropped.
-        smooth_l1: Where the box loss turns from a square into a line.
-        box_weight: Weight of the box losses.
-    """
-
-    rpn_depth: int
-    sizes: tuple[float, ...]
-    rounded: bool
-    rpn_weights: OffsetWeights
-    rpn_threshold: float
-    proposals: int
-    train_proposals: int
-    pre_nms_top_k: int
-    train_pre_nms_top_k: int
-    roi_batch: int
-    crop: int
-    nms_iou: float
-    score_threshold: float
-    smooth_l1: float
-    box_weight: float
-
-
-# c4: Huang et al. 2017 (arXiv:1611.10012, section 3) and TensorFlow's configurations of it, which the MobileNet paper
-# follows. fpn: torchvision's fasterrcnn_mobilenet_v3_large_320_fpn.
-FORMS: dict[str, FormSettings] = {
-    "c4": FormSettings(
-        rpn_depth=512,
-        sizes=(64.0, 128.0, 256.0, 512.0),
-        rounded=False,
-        rpn_weights=OFFSET_WEIGHTS,
-        rpn_threshold=0.0,
-        proposals=300,
-        train_proposals=300,
-        pre_nms_top_k=2000,
-        train_pre_nms_top_k=2000,
-        roi_batch=64,
-        crop=14,
-        nms_iou=0.6,
-        score_threshold=0.01,
-        smooth_l1=1.0,
-        box_weight=2.0,
-    ),
-    "fpn": FormSettings(
-        rpn_depth=256,
-        sizes=(32.0, 64.0, 128.0, 256.0, 512.0),
-        rounded=True,
-        rpn_weights=(1.0, 1.0, 1.0, 1.0),
-        rpn_threshold=0.05,
-        proposals=150,
-        train_proposals=2000,
-        pre_nms_top_k=150,
-        train_pre_nms_top_k=2000,
-        roi_batch=512,
-        crop=7,
-        nms_iou=0.5,
-        score_threshold=0.05,
-        smooth_l1=1 / 9,
-        box_weight=1.0,
-    ),
-}
 FPN_DEPTH = 256
 FPN_STRIDES = (16, 32)
 CROPS_AT_ONCE = 512  # 200 MB of c4's crops of 512 channels; those of 24 pictures together would take 2.9 GB
@@ -195,7 +115,8 @@ class FasterRCNN(Detector):
         num_classes: Classes without background.
         preprocessing: Input size, mean and standard deviation.
         form: ``c4`` or ``fpn``.
-        proposals: Proposals a picture in prediction; None, here and below, is the form's own (``FORMS``).
+        proposals: Proposals a picture in prediction; None, here and below, is the form's own
+            (``faster_rcnn_forms.FORMS``).
         train_proposals: Proposals a picture that are sampled from in training.
         rpn_nms_iou: Overlap above which the weaker of two proposals is dropped.
         rpn_score_threshold: Proposals of a smaller probability are dropped.
@@ -424,34 +345,3 @@ class FasterRCNN(Detector):
             "class_loss": F.cross_entropy(logits, labels, reduction="sum") / count,
             "box_loss": self.box_weight * loss / count,
         }
-
-
-def crop_regions(maps: list[Tensor], levels: list[FeatureLevel], boxes: Tensor, batch: Tensor, *, side: int) -> Tensor:
-    """Features [R, C, side, side] of regions, each from the level that suits its size (arXiv:1612.03144, equation 1).
-
-    Args:
-        maps: [B, C, H_i, W_i] per level. The coarsest of several was added for proposals and is not cropped from.
-        levels: Of the maps, finest first.
-        boxes: [R, 4] xyxy in input pixels.
-        batch: int64 [R], the picture of each.
-        side: Cells along one side of a crop.
-    """
-    regions = torch.cat((batch.unsqueeze(1).to(boxes), boxes), dim=1)  # [R, 5]
-    maps = [features.float() for features in maps]  # bfloat16 could not place a box to the pixel
-    if len(maps) == 1:
-        return roi_align(maps[0], regions, side, 1 / levels[0].stride, sampling_ratio=1, aligned=True)
-    maps, levels = maps[:-1], levels[:-1]
-    finest, coarsest = (levels[at].stride.bit_length() - 1 for at in (0, -1))
-    # A region of 224 pixels a side belongs to stride 16.
-    wanted = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224) + 1e-6).clamp(finest, coarsest)
-    if finest == coarsest or boxes.is_meta:  # the profiler asks for shapes only
-        return _align(maps[0], regions, side, levels[0].stride)
-    crops = maps[0].new_zeros(len(boxes), maps[0].shape[1], side, side)
-    for features, level in zip(maps, levels, strict=True):
-        rows = (wanted == level.stride.bit_length() - 1).nonzero().squeeze(1)
-        crops = crops.index_put((rows,), _align(features, regions[rows], side, level.stride))
-    return crops
-
-
-def _align(features: Tensor, regions: Tensor, side: int, stride: int) -> Tensor:
-    return roi_align(features, regions, side, 1 / stride, sampling_ratio=2)
