@@ -104,7 +104,7 @@ def _pack(module: nn.Module, shapes: Mapping[nn.Module, Sequence[int]]) -> None:
             continue  # other kinds of convolutions, and modules that use their weights in ways of their own
         if isinstance(part, ConvNormAct) and isinstance(part.norm, nn.Identity) and type(part.activation) in FUSED:
             # In place: what keeps a list of such modules, as a backbone's stages, has the packed convolution too.
-            part.conv = PackedConv(part.conv, type(part.activation), shape=shapes[part.conv])
+            part.add_module("conv", PackedConv(part.conv, type(part.activation), shape=shapes[part.conv]))
             part.activation = nn.Identity()
         elif isinstance(part, nn.Conv2d):
             setattr(module, name, PackedConv(part, nn.Identity, shape=shapes[part]))
