@@ -98,7 +98,7 @@ def test_each_optional_package_has_one_home(path):
 def test_no_script_hides_a_module_of_python():
     """Python puts a script's folder before its own modules; torch imports ``profile``."""
     scripts = {path.stem for path in (PACKAGE.parent / "tools").glob("*.py")}
-    assert scripts == {"train", "eval", "predict"}
+    assert "train" in scripts
     assert scripts.isdisjoint(sys.stdlib_module_names)
 
 

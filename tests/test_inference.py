@@ -65,7 +65,7 @@ def make_two_stages(form: str, **backbone_options: str) -> TaskModel:
         backbone_options=backbone_options,
     )
     for part in (model.rpn.objectness, model.box_head.classes):
-        torch.nn.init.normal_(part.weight, std=1.0)
+        torch.nn.init.normal_(part.weight, std=0.3)
     for norm in (part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)):
         torch.nn.init.uniform_(norm.weight, 0.5, 2)
         torch.nn.init.normal_(norm.bias, std=0.2)
