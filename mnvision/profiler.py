@@ -31,7 +31,7 @@ class Layer(NamedTuple):
             ``attention``.
         output: Shape of its output without the batch.
         mult_adds: Multiply-accumulate operations for one image.
-        parameters: Weights, without bias.
+        parameters: Weights, without bias; 0 where the layer ran before, as one that levels share does.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Profile:
     @property
     def parameters(self) -> int:
         """Weights of convolutions and fully connected layers; a layer that runs twice counts once."""
-        return sum({layer.name: layer.parameters for layer in self.layers}.values())
+        return sum(layer.parameters for layer in self.layers)
 
     def part(self, prefix: str) -> Profile:
         """The layers below one module, ``part("backbone")``; ``trainable`` and ``total`` stay those of the model."""
@@ -141,13 +141,16 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
         image_size = own.size
     ghost = copy.deepcopy(model).to("meta").eval()
     layers: list[Layer] = []
+    seen: set[str] = set()
 
     def record(name: str, module: Counted, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         shape = tuple(output.shape[1:])
         if isinstance(module, SharedKeyAttention):
             layers.append(Layer(name, ATTENTION, shape, module.mult_adds(*inputs), 0))
         else:
-            layers.append(Layer(name, _kind(module), shape, _mult_adds(module, output), module.weight.numel()))
+            parameters = 0 if name in seen else module.weight.numel()
+            layers.append(Layer(name, _kind(module), shape, _mult_adds(module, output), parameters))
+        seen.add(name)
 
     hooks = [
         module.register_forward_hook(lambda module, inputs, output, name=name: record(name, module, inputs, output))
