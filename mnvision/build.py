@@ -67,6 +67,7 @@ def build_preprocessing(cfg: Config) -> Preprocessing:
         rho=cfg["backbone"]["rho"],
         weights=task["weights"],
         preferred=cfg["data"].get("image_size"),
+        form=task.get("form"),
     )
     return Preprocessing(size)
 

@@ -88,7 +88,7 @@ def _input_shapes(model: nn.Module, images: Tensor) -> dict[nn.Module, Sequence[
     shapes: dict[nn.Module, Sequence[int]] = {}
 
     def note(conv: nn.Module, inputs: tuple[Tensor]) -> None:
-        shapes[conv] = inputs[0].shape
+        shapes.setdefault(conv, inputs[0].shape)  # of one that levels share the first, which is the largest
 
     hooks = [part.register_forward_pre_hook(note) for part in model.modules() if isinstance(part, nn.Conv2d)]
     model(images)

@@ -43,7 +43,7 @@ class Layer(NamedTuple):
             ``kind`` of a layer that counts itself, such as ``attention``.
         output: Shape of its output without the batch.
         mult_adds: Multiply-accumulate operations for one image.
-        parameters: Weights, without bias.
+        parameters: Weights, without bias; 0 where the layer ran before, as one that levels share does.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Profile:
     @property
     def parameters(self) -> int:
         """Weights of convolutions and fully connected layers; a layer that runs twice counts once."""
-        return sum({layer.name: layer.parameters for layer in self.layers}.values())
+        return sum(layer.parameters for layer in self.layers)
 
     def part(self, prefix: str) -> Profile:
         """The layers below one module, ``part("backbone")``; ``trainable`` and ``total`` stay those of the model."""
@@ -153,6 +153,7 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
         image_size = own.size
     ghost = copy.deepcopy(model).to("meta").eval()
     layers: list[Layer] = []
+    seen: set[str] = set()
 
     def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -161,6 +162,8 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
             kind, mult_adds, parameters = module.kind, module.mult_adds(*inputs), 0
         else:
             return
+        parameters = 0 if name in seen else parameters
+        seen.add(name)
         layers.append(Layer(name, kind, tuple(output.shape[1:]), mult_adds, parameters))
 
     hooks = [

@@ -26,7 +26,7 @@ class SSD:
 
     name: str  # membership is checked by SECTIONS
     image_size: Pixels | None
-    form: Literal["paper", "lite"] | None
+    form: Literal["paper", "lite", "fpn"] | None
     weights: Weights | None
     loss: Literal["softmax", "sigmoid", "focal"] | None
     negative_ratio: Positive

@@ -35,7 +35,7 @@ def make(form: str = "paper", **backbone_options: str) -> TaskModel:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("form", ["paper", "lite"])
+@pytest.mark.parametrize("form", ["paper", "lite", "fpn"])
 def test_same_output(form, settings, batch):
     model = make(form, **settings)
     images = torch.randint(0, 256, (batch, 3, 106, 106), dtype=torch.uint8)
@@ -93,6 +93,17 @@ def test_both_stages_of_faster_rcnn(form, settings):
     assert expected.logits.std() > 0.1
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-3)
+
+
+def test_convolutions_that_levels_share_are_packed_for_the_finest():
+    model = make("fpn").eval()
+    shapes = inference._input_shapes(model, torch.zeros(1, 3, 106, 106))
+    assert {tuple(shapes[layer.conv][-2:]) for layer in model.heads.classes.layers} == {(14, 14)}
+    fast = for_inference(model)
+    packed = {part.conv: part for part in fast.modules() if isinstance(part, PackedConv)}
+    assert packed.keys() == {part for part in fast.modules() if isinstance(part, torch.nn.Conv2d)}
+    # Of BatchNorm, that of the shared convolutions is left: 5 levels, 4 convolutions, 2 towers.
+    assert sum(isinstance(part, torch.nn.BatchNorm2d) for part in fast.modules()) == 5 * 4 * 2
 
 
 def test_the_model_is_left_alone():

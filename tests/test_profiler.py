@@ -105,6 +105,29 @@ def test_ssd300(alpha, form, total, weights, trainable, parts):
     assert len(model.anchors) == 1917
 
 
+def test_ssd_on_a_pyramid():
+    model = ssd(form="fpn", size=640)
+    found = profile(model)
+    fine, added = 80**2 + 40**2 + 20**2, 10**2 + 5**2
+    conv, predictors = 9 * 256 * 256, 9 * 256 * 6 * (91 + 4)  # six anchors a cell
+    parts = {  # laterals, smoothing, added levels; eight convolutions of the two towers
+        "backbone": (567_716_352 * 640**2 // 224**2, 3_185_088),
+        "extras": (
+            256 * (256 * 80**2 + 512 * 40**2 + 1024 * 20**2) + conv * fine + conv * added,
+            256 * (256 + 512 + 1024) + 3 * conv + 2 * conv,
+        ),
+        "heads": ((8 * conv + predictors) * (fine + added), 8 * conv + predictors),
+    }
+    assert {name: (found.part(name).mult_adds, found.part(name).parameters) for name in parts} == parts
+    assert (found.mult_adds, found.parameters) == (61_818_380_800, 12_624_832)
+    assert sum(parameters for _, parameters in found.by_kind().values()) == found.parameters
+    assert sum(int(row["parameters"]) for row in csv.DictReader(found.csv().splitlines())) == found.parameters
+    biases = 8 * 256 + 6 * (91 + 4)
+    norms = 21_888 + 8 * 5 * 2 * 256  # gamma and beta, of the backbone, and of each level behind each convolution
+    assert (found.trainable, found.total) == (found.parameters + biases + norms, found.parameters + biases + 2 * norms)
+    assert len(model.anchors) == 51_150
+
+
 def test_ssd_other_sizes_and_classes():
     assert profile(ssd(num_classes=80)).mult_adds == 1_224_465_088
     assert profile(ssd(num_classes=20)).parameters == 5_769_920

@@ -30,11 +30,13 @@ Widths = tuple[int, tuple[tuple[int, int, int, int], ...], int]
 
 # Networks whose class heads have a column for background.
 DETECTORS = ("ssd", "faster_rcnn")
+# The class predictors of an SSD: of its first level, or shared by all.
+SSD_CLASSES = ("heads.0.classes.pointwise", "heads.classes.predictor")
 
 
 def task_of(names: Mapping[str, Any]) -> str:
     """The network that these array names belong to: ``classifier``, ``ssd``, ``faster_rcnn`` or ``backbone``."""
-    if "heads.0.classes.pointwise.weight" in names:
+    if any(f"{name}.weight" in names for name in SSD_CLASSES):
         return "ssd"
     if "rpn.conv.weight" in names:
         return "faster_rcnn"
@@ -52,7 +54,9 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     settings = _inverted(tensors) if "backbone.blocks.0.project.conv.weight" in tensors else _v1(tensors)
     settings = settings or _v4(tensors)
     if task_of(tensors) == "ssd":
-        settings["form"] = "lite" if "extras.0.expand.depthwise.conv.weight" in tensors else "paper"
+        shared = "heads.classes.predictor.weight" in tensors
+        separable = "extras.0.expand.depthwise.conv.weight" in tensors
+        settings["form"] = "fpn" if shared else "lite" if separable else "paper"
     return settings
 
 

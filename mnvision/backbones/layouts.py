@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnvision.backbones.architecture import DETECTORS, architecture_of, task_of
+from mnvision.backbones.architecture import DETECTORS, SSD_CLASSES, architecture_of, task_of
 from mnvision.backbones.mobilenet_v1 import BLOCKS
 from mnvision.errors import UserError
 
@@ -186,8 +186,9 @@ def head_columns(tensors: Mapping[str, Tensor]) -> int:
         return len(tensors["head.bias"])
     if task_of(tensors) == "faster_rcnn":
         return len(tensors["box_head.classes.bias"])
-    anchors = len(tensors["heads.0.boxes.pointwise.bias"]) // 4
-    return len(tensors["heads.0.classes.pointwise.bias"]) // anchors
+    classes = next(name for name in SSD_CLASSES if f"{name}.bias" in tensors)
+    anchors = len(tensors[f"{classes.replace('classes', 'boxes')}.bias"]) // 4
+    return len(tensors[f"{classes}.bias"]) // anchors
 
 
 def _ssd_classes(

@@ -14,7 +14,9 @@ from mnvision.backbones.layouts import Weights, first_names, head_columns
 from mnvision.errors import UserError
 
 BACKBONE = "backbone."
-CLASS_HEAD = re.compile(r"(heads\.\d+\.classes\.pointwise|head|box_head\.classes)\.(weight|bias)")
+CLASS_HEAD = re.compile(
+    r"(heads\.\d+\.classes\.pointwise|heads\.classes\.predictor|head|box_head\.classes)\.(weight|bias)"
+)
 # Faster R-CNN's boxes of each class: four rows a class, none for background.
 CLASS_BOXES = re.compile(r"box_head\.boxes\.(weight|bias)")
 

@@ -14,7 +14,7 @@ from mnvision.errors import UserError, did_you_mean
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.models.faster_rcnn import FasterRCNN
-from mnvision.models.ssd import SSD
+from mnvision.models.ssd import LOSSES, SSD
 from mnvision.ops.resolution import input_size
 from mnvision.types import Preprocessing
 
@@ -26,6 +26,7 @@ TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "faster_rcnn": FasterR
 # What weights say of the head they were trained in, where they are of a whole model.
 HEAD_OPTIONS = ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale")
 IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224}
+FORM_SIZES = {("ssd", "fpn"): 640}  # of forms that have another one than their task
 
 
 def build_model(spec: ModelSpec) -> TaskModel:
@@ -73,7 +74,7 @@ def create_model(
         alpha: Width multiplier.
         rho: Resolution multiplier of the input's side, see ``resolve_image_size``.
         image_size: Side of the input in pixels at rho 1; by default that of ``weights``, else ``preferred_size``, else
-            the task's own (300 for ssd).
+            the task's own (300 for ssd, 640 for its form fpn).
         preferred_size: The side that suits the data.
         num_classes: Classes without background, where they have no names.
         classes: Names of the classes; by default those of ``weights``.
@@ -127,11 +128,12 @@ def create_model(
         brought |= family_options(backbone)
     if part is not None:
         brought -= {"taps"}  # what a head takes from the backbone says nothing of another head
-    size = resolve_image_size(task, image_size=image_size, rho=rho, weights=whole, preferred=preferred_size)
+    form = (task_options or {}).get("form")
+    size = resolve_image_size(task, image_size=image_size, rho=rho, weights=whole, preferred=preferred_size, form=form)
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
         task=task,
-        task_options=_head_defaults(task) | _settle(task_options or {}, head_settings, names=HEAD_OPTIONS),
+        task_options=_settle_head(task, task_options or {}, head_settings),
         backbone_options={
             "name": backbone,
             "alpha": alpha,
@@ -148,12 +150,18 @@ def create_model(
 
 
 def resolve_image_size(
-    task: str, *, image_size: int | None, rho: float, weights: Weights | str | None, preferred: int | None
+    task: str,
+    *,
+    image_size: int | None,
+    rho: float,
+    weights: Weights | str | None,
+    preferred: int | None,
+    form: str | None = None,
 ) -> int:
     """The side of a model's input in pixels; the first of these that is known decides.
 
     ``image_size`` times ``rho``; the side that the weights were trained at, in which their rho is contained;
-    ``preferred`` times ``rho``; the task's own side times ``rho``.
+    ``preferred`` times ``rho``; the side of the task's form, or else of the task, times ``rho``.
 
     Args:
         task: A key of ``TASKS``.
@@ -161,6 +169,7 @@ def resolve_image_size(
         rho: Resolution multiplier.
         weights: Of the whole model: those of a backbone alone leave the size open.
         preferred: What suits the data.
+        form: The task's form that the user asks for; by default that of the weights.
 
     Raises:
         UserError: If the weights cannot be read, the side is less than a stride of the network, or ``rho`` would have
@@ -176,7 +185,9 @@ def resolve_image_size(
                     "and holds their own rho; give task.image_size=PIXELS as well, or leave backbone.rho out"
                 )
             return size
-    return input_size(image_size or preferred or IMAGE_SIZES.get(task, 224), rho)
+        form = form or settings.get("form")
+    own = FORM_SIZES.get((task, form or ""), IMAGE_SIZES.get(task, 224))
+    return input_size(image_size or preferred or own, rho)
 
 
 def _load(model: TaskModel, *, whole: Weights | None, part: Weights | None, named: bool) -> None:
@@ -203,10 +214,17 @@ def _settle(options: Mapping[str, Any], settings: Mapping[str, Any], *, names: S
     return chosen
 
 
-def _head_defaults(task: str) -> dict[str, Any]:
-    """The network's own defaults of what weights may settle: stated, so that later users of the weights know them."""
+def _settle_head(task: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The head's options: given, else as the weights have them, else the network's own.
+
+    The network's own ones of what weights may settle are stated, so that later users of the weights know them.
+    """
     parameters = inspect.signature(TASKS[task]).parameters if task in TASKS else {}
-    return {name: parameters[name].default for name in HEAD_OPTIONS if name in parameters}
+    defaults = {name: parameters[name].default for name in HEAD_OPTIONS if name in parameters}
+    chosen = defaults | _settle(options, settings, names=HEAD_OPTIONS)
+    if task == "ssd" and chosen["loss"] is None:
+        chosen["loss"] = LOSSES.get(chosen["form"])
+    return chosen
 
 
 def _check_options(options: Mapping[str, Any], *, known: set[str], where: str) -> None:

@@ -1,7 +1,8 @@
-"""SSD (Liu et al. 2016, arXiv:1512.02325) on any backbone, in the MobileNet paper's form and as SSDLite."""
+"""SSD (Liu et al. 2016, arXiv:1512.02325) on any backbone: as in the MobileNet paper, as SSDLite, and on a pyramid."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from mnvision.backbones.base import Backbone, map_sizes
 from mnvision.backbones.layers import ConvNormAct, LayerOptions, SeparableConv, initialise
 from mnvision.models.detector import Detector
+from mnvision.models.fpn import FPN
+from mnvision.models.ssd_pyramid import SharedHeads
 from mnvision.ops import losses
-from mnvision.ops.anchors import ssd_anchors, ssd_shapes
+from mnvision.ops.anchors import pyramid_anchors, pyramid_shapes, ssd_anchors, ssd_shapes
 from mnvision.ops.boxes import encode
 from mnvision.ops.matching import match
 from mnvision.ops.postprocess import Candidates, best_candidates
@@ -19,10 +22,15 @@ from mnvision.types import FeatureLevel, Preprocessing, Targets, UserError
 
 EXTRA_DEPTHS = (512, 256, 256, 128)
 TAPPED_STRIDES = (16, 32)
+PYRAMID_STRIDES = (8, 16, 32)
+PYRAMID_DEPTH = 256
+PYRAMID_ADDED = 2
 # With focal loss every class starts at a probability of 0.01 (arXiv:1708.02002, section 3.3).
 FOCAL_PRIOR = -4.6
 
-Form = Literal["paper", "lite"]
+Form = Literal["paper", "lite", "fpn"]
+# The class loss of each form, where the user does not say.
+LOSSES: dict[str, losses.ClassLoss] = {"paper": "softmax", "lite": "softmax", "fpn": "focal"}
 
 
 class SSDOutput(NamedTuple):
@@ -48,6 +56,35 @@ class Extra(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, O, ceil(H/2), ceil(W/2)]."""
         return self.expand(self.reduce(features))
+
+
+class ExtraMaps(nn.ModuleList):
+    """Adds the extra maps to those of the backbone.
+
+    Args:
+        inputs: The levels that the backbone gives, finest first.
+        form: See ``Extra``.
+        backbone: Whose width multiplier and layer options they follow.
+
+    Attributes:
+        levels: What comes out, finest first.
+    """
+
+    def __init__(self, inputs: Sequence[FeatureLevel], *, form: Form, backbone: Backbone) -> None:
+        super().__init__()
+        self.levels = [*inputs]
+        for depth in EXTRA_DEPTHS:
+            previous = self.levels[-1]
+            channels = backbone.scale(depth, minimum=16)
+            self.append(Extra(previous.channels, channels, form=form, options=backbone.options))
+            self.levels.append(FeatureLevel(channels, previous.stride * 2))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Map one [B, C_i, H_i, W_i] per input level to one per level of ``levels``."""
+        outputs = [*maps]
+        for extra in self:
+            outputs.append(extra(outputs[-1]))
+        return outputs
 
 
 class Predictor(nn.Sequential):
@@ -78,32 +115,51 @@ class Head(nn.Module):
         return SSDOutput(logits, offsets)
 
 
-class SSD(Detector):
-    """A single-shot detector with six feature maps: two of the backbone (strides 16 and 32) and four extra ones.
+class LevelHeads(nn.ModuleList):
+    """One ``Head`` a level."""
 
-    Anchors follow the input size and the taps. The width multiplier of the backbone reaches the extra maps and the
-    predictors.
+    def forward(self, maps: Sequence[Tensor]) -> SSDOutput:
+        """Map one [B, C_i, H_i, W_i] per level to logits [B, A, K+1] and offsets [B, A, 4] over all levels."""
+        outputs = [head(features) for head, features in zip(self, maps, strict=True)]
+        return SSDOutput(
+            torch.cat([output.logits for output in outputs], dim=1),
+            torch.cat([output.offsets for output in outputs], dim=1),
+        )
+
+
+class SSD(Detector):
+    """A single-shot detector.
+
+    ``paper`` and ``lite`` predict from six feature maps, two of the backbone (strides 16 and 32) and four extra ones.
+    ``fpn`` predicts from a feature pyramid of strides 8 to 128 with heads that all its levels share: RetinaNet
+    (arXiv:1708.02002) with what TensorFlow's ssd_mobilenet_v1_fpn has otherwise, its anchors and its heads' norms. (The
+    pyramid itself is RetinaNet's, without the norms and activations that TensorFlow adds to it.)
+
+    Anchors follow the input size and the taps. The width multiplier of the backbone reaches the extra maps, the
+    pyramid and the heads. (TensorFlow's multiplier leaves the depth of its pyramid and of its heads at 256.)
 
     Args:
-        backbone: Any backbone with levels at strides 16 and 32.
+        backbone: Any backbone with levels at strides 16 and 32; for ``fpn``, at 8 as well.
         num_classes: Classes without background.
         preprocessing: Input size, mean and standard deviation.
-        form: ``paper``: 1x1 predictors and full 3x3 extra layers; ``lite``: depthwise separable ones.
-        loss: ``softmax``, ``sigmoid`` (TensorFlow's) or ``focal``; scores follow it.
+        form: ``paper``: 1x1 predictors and full 3x3 extra layers; ``lite``: depthwise separable ones; ``fpn``: see
+            above.
+        loss: ``softmax``, ``sigmoid`` (TensorFlow's) or ``focal``; scores follow it. None is the form's own
+            (``LOSSES``).
         negative_ratio: Hard negatives per positive; focal loss uses all anchors.
         matching_iou: Smallest overlap of an anchor and the box that it learns.
         box_weight: Weight of the localisation loss.
         focal_alpha: See ``losses.focal_loss``.
         focal_gamma: See ``losses.focal_loss``.
-        min_scale: Anchor scale of the first map, as a fraction of the image.
-        max_scale: Anchor scale of the last map.
+        min_scale: Anchor scale of the first map, as a fraction of the image; ``fpn`` has anchors of 4 strides instead.
+        max_scale: Anchor scale of the last map; likewise.
         score_threshold: Detections that score no more are dropped.
         nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
         pre_nms_top_k: (anchor, class) pairs a picture that go into the suppression.
         max_detections: Detections a picture at most.
 
     Raises:
-        UserError: If the backbone lacks a level, or a value is out of range.
+        UserError: If the backbone lacks a level, the form is unknown, or a value is out of range.
     """
 
     anchors: Tensor
@@ -115,7 +171,7 @@ class SSD(Detector):
         num_classes: int,
         preprocessing: Preprocessing,
         form: Form = "paper",
-        loss: losses.ClassLoss = "softmax",
+        loss: losses.ClassLoss | None = None,
         negative_ratio: float = 3.0,
         matching_iou: float = 0.5,
         box_weight: float = 1.0,
@@ -128,6 +184,10 @@ class SSD(Detector):
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
     ) -> None:
+        if form not in LOSSES:
+            raise UserError(f"task.form of ssd must be one of {', '.join(LOSSES)}; got {form!r}")
+        if not min_scale < max_scale:
+            raise UserError(f"min_scale {min_scale} of the anchors must be less than max_scale {max_scale}")
         super().__init__(
             backbone,
             num_classes=num_classes,
@@ -137,36 +197,43 @@ class SSD(Detector):
             pre_nms_top_k=pre_nms_top_k,
             max_detections=max_detections,
         )
-        strides = [level.stride for level in backbone.levels]
-        if not set(TAPPED_STRIDES) <= set(strides):
-            raise UserError(
-                f"SSD taps maps at strides {TAPPED_STRIDES}; backbone {backbone.name} has levels at {strides}"
-            )
-        if not min_scale < max_scale:
-            raise UserError(f"min_scale {min_scale} of the anchors must be less than max_scale {max_scale}")
-        self.form, self.loss = form, loss
+        self.form, self.loss = form, LOSSES[form] if loss is None else loss
         self.negative_ratio, self.matching_iou, self.box_weight = negative_ratio, matching_iou, box_weight
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
 
-        self.taps = [strides.index(stride) for stride in TAPPED_STRIDES]
+        strides = [level.stride for level in backbone.levels]
+        tapped = PYRAMID_STRIDES if form == "fpn" else TAPPED_STRIDES
+        if not set(tapped) <= set(strides):
+            raise UserError(f"SSD ({form}) taps maps at strides {tapped}; {backbone.name} has levels at {strides}")
+        self.taps = [strides.index(stride) for stride in tapped]
         levels = [backbone.levels[tap] for tap in self.taps]
-        self.extras = nn.ModuleList()
-        for depth in EXTRA_DEPTHS:
-            previous = levels[-1]
-            channels = backbone.scale(depth, minimum=16)
-            self.extras.append(Extra(previous.channels, channels, form=form, options=backbone.options))
-            levels.append(FeatureLevel(channels, previous.stride * 2))
-        self.levels = levels
-        shapes = ssd_shapes(len(levels), minimum=min_scale, maximum=max_scale)
-        self.heads = nn.ModuleList(
-            Head(level.channels, anchors=len(cell), columns=num_classes + 1, form=form, options=backbone.options)
-            for level, cell in zip(levels, shapes, strict=True)
-        )
-        initialise(self.extras)
-        self._initialise_heads()
-
-        size = preprocessing.size
-        anchors = ssd_anchors(size, map_sizes(size, levels), minimum=min_scale, maximum=max_scale)
+        size, columns = preprocessing.size, num_classes + 1
+        self.extras: ExtraMaps | FPN
+        self.heads: LevelHeads | SharedHeads
+        if form == "fpn":
+            depth = backbone.scale(PYRAMID_DEPTH, minimum=16)
+            self.extras = FPN(levels, depth=depth, coarser="conv", added=PYRAMID_ADDED)
+            self.levels = self.extras.levels
+            anchors = pyramid_anchors(size, map_sizes(size, self.levels), [level.stride for level in self.levels])
+            self.heads = SharedHeads(
+                depth,
+                levels=len(self.levels),
+                anchors=len(pyramid_shapes()),
+                columns=columns,
+                prior=FOCAL_PRIOR if self.loss == "focal" else 0.0,
+                options=backbone.options,
+            )
+        else:
+            self.extras = ExtraMaps(levels, form=form, backbone=backbone)
+            self.levels = self.extras.levels
+            shapes = ssd_shapes(len(self.levels), minimum=min_scale, maximum=max_scale)
+            anchors = ssd_anchors(size, map_sizes(size, self.levels), minimum=min_scale, maximum=max_scale)
+            self.heads = LevelHeads(
+                Head(level.channels, anchors=len(cell), columns=columns, form=form, options=backbone.options)
+                for level, cell in zip(self.levels, shapes, strict=True)
+            )
+            initialise(self.extras)
+            self._initialise_heads()
         self.register_buffer("anchors", anchors, persistent=False)
 
     def _initialise_heads(self) -> None:
@@ -180,14 +247,7 @@ class SSD(Detector):
     def forward(self, images: Tensor) -> SSDOutput:
         """Map images [B, 3, S, S], uint8 or float in 0..255, to logits [B, A, K+1] and offsets [B, A, 4]."""
         maps = self.backbone(self.normalise(images))
-        features = [maps[tap] for tap in self.taps]
-        for extra in self.extras:
-            features.append(extra(features[-1]))
-        outputs = [head(level) for head, level in zip(self.heads, features, strict=True)]
-        return SSDOutput(
-            torch.cat([output.logits for output in outputs], dim=1),
-            torch.cat([output.offsets for output in outputs], dim=1),
-        )
+        return SSDOutput(*self.heads(self.extras([maps[tap] for tap in self.taps])))
 
     def losses(self, images: Tensor, targets: Targets, *, output: SSDOutput | None = None) -> dict[str, Tensor]:
         """Class and box loss, each summed over the batch and divided by its number of matched anchors (SSD, eq. 1).

@@ -1,4 +1,4 @@
-"""Default boxes: SSD's, and those of a region proposal network."""
+"""Default boxes: SSD's, RetinaNet's, and those of a region proposal network."""
 
 from __future__ import annotations
 
@@ -49,13 +49,33 @@ def ssd_anchors(image_size: int, grids: Sequence[int], *, minimum: float = 0.2, 
     """
     levels = []
     for grid, shapes in zip(grids, ssd_shapes(len(grids), minimum=minimum, maximum=maximum), strict=True):
-        steps = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
-        y, x = torch.meshgrid(steps, steps, indexing="ij")
-        centers = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)  # [G*G, 1, 2]
-        sizes = torch.tensor([(s * math.sqrt(r), s / math.sqrt(r)) for s, r in shapes], dtype=torch.float64)
-        n = len(shapes)
-        levels.append(torch.cat((centers.expand(-1, n, 2), sizes.expand(len(centers), n, 2)), dim=-1).reshape(-1, 4))
+        levels.append(_tile(_middles(grid), _sides(shapes)))
     return (torch.cat(levels) * image_size).float()
+
+
+def pyramid_shapes() -> list[tuple[float, float]]:
+    """The (scale in strides, aspect ratio) of each anchor of a cell of any level of a pyramid.
+
+    Two scales an octave, from 4 strides on, and ratios 1, 2 and 1/2: RetinaNet (arXiv:1708.02002, section 4) as
+    TensorFlow's MobileNet configuration has it; the paper has three scales.
+    """
+    return [(4.0 * 2 ** (step / 2), ratio) for step in range(2) for ratio in (1.0, 2.0, 0.5)]
+
+
+def pyramid_anchors(image_size: int, grids: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Default boxes of all levels of a pyramid: [A, 4] cxcywh in input pixels, not clipped.
+
+    Their centres divide the input evenly. Where its side is a multiple of the stride they are half a stride from the
+    cell's corner, as TensorFlow's are. Order: level, then row, then column, then the anchors of a cell.
+
+    Args:
+        image_size: Side of the square input in pixels.
+        grids: Cells along one side of each level's map.
+        strides: Pixels from one cell to the next, of each level.
+    """
+    sides = _sides(pyramid_shapes())
+    levels = [_tile(_middles(grid) * image_size, sides * stride) for grid, stride in zip(grids, strides, strict=True)]
+    return torch.cat(levels).float()
 
 
 def grid_anchors(
@@ -83,8 +103,22 @@ def grid_anchors(
         shapes = 2 * (shapes / 2).round()
     levels = []
     for grid, stride in zip(grids, strides, strict=True):
-        steps = torch.arange(grid, dtype=torch.float64) * stride
-        y, x = torch.meshgrid(steps, steps, indexing="ij")
-        centers = torch.stack((x, y), dim=-1).reshape(-1, 1, 2).expand(-1, len(shapes), 2)  # [G*G, n, 2]
-        levels.append(torch.cat((centers, shapes.expand(len(centers), -1, 2)), dim=-1).reshape(-1, 4))
+        levels.append(_tile(torch.arange(grid, dtype=torch.float64) * stride, shapes))
     return torch.cat(levels).float()
+
+
+def _middles(grid: int) -> Tensor:
+    """Where the middles of so many equal cells lie, float64 [G] in 0..1."""
+    return (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
+
+
+def _sides(shapes: Sequence[tuple[float, float]]) -> Tensor:
+    """Widths and heights, float64 [n, 2], of (scale, aspect ratio) pairs: the ratio is width over height."""
+    return torch.tensor([(s * math.sqrt(r), s / math.sqrt(r)) for s, r in shapes], dtype=torch.float64)
+
+
+def _tile(places: Tensor, sides: Tensor) -> Tensor:
+    """Boxes [G*G*n, 4] cxcywh: all of ``sides`` [n, 2] around each cell; ``places`` [G] are those along one side."""
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    centers = torch.stack((x, y), dim=-1).reshape(-1, 1, 2).expand(-1, len(sides), 2)  # [G*G, n, 2]
+    return torch.cat((centers, sides.expand(len(centers), -1, 2)), dim=-1).reshape(-1, 4)

@@ -8,7 +8,7 @@ import torchvision
 from mnvision.backbones import create_backbone
 from mnvision.models.ssd import SSD, SSDOutput
 from mnvision.ops.boxes import decode
-from mnvision.types import Preprocessing
+from mnvision.types import Preprocessing, UserError
 from tests.runs import batch
 
 
@@ -39,7 +39,7 @@ def test_the_width_multiplier_reaches_extras_and_heads():
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid", "focal"])
-@pytest.mark.parametrize("form", ["paper", "lite"])
+@pytest.mark.parametrize("form", ["paper", "lite", "fpn"])
 def test_losses_are_finite_and_reach_every_parameter(loss, form):
     model = make_ssd(loss=loss, form=form)
     images, targets = make_batch()
@@ -51,9 +51,10 @@ def test_losses_are_finite_and_reach_every_parameter(loss, form):
         assert torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize("form", ["paper", "fpn"])
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid", "focal"])
-def test_a_batch_in_which_every_picture_is_empty(loss):
-    model = make_ssd(loss=loss)
+def test_a_batch_in_which_every_picture_is_empty(loss, form):
+    model = make_ssd(loss=loss, form=form)
     images, targets = make_batch(counts=(0, 0))
     total = sum(model.losses(images, targets).values())
     total.backward()
@@ -70,8 +71,9 @@ def test_losses_are_divided_by_the_matched_anchors_of_the_batch():
         torch.testing.assert_close(once[name], both[name])
 
 
-def test_losses_stay_in_float32_under_bfloat16():
-    model = make_ssd()
+@pytest.mark.parametrize("form", ["paper", "fpn"])
+def test_losses_stay_in_float32_under_bfloat16(form):
+    model = make_ssd(form=form)
     images, targets = make_batch()
     with torch.autocast("cpu", torch.bfloat16):
         output = model(images)
@@ -82,8 +84,9 @@ def test_losses_stay_in_float32_under_bfloat16():
     torch.testing.assert_close(losses, exact)
 
 
-def test_one_batch_is_learnt():
-    model = make_ssd(size=96)
+@pytest.mark.parametrize("form", ["paper", "fpn"])
+def test_one_batch_is_learnt(form):
+    model = make_ssd(size=96, form=form)
     images, targets = make_batch()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):
@@ -98,6 +101,11 @@ def test_one_batch_is_learnt():
         assert int(confident.sum()) == count
         overlap = torchvision.ops.box_iou(found[row].boxes[confident], targets.boxes[row, :count])
         assert count == 0 or (overlap.amax(0) > 0.7).all()
+
+
+def test_a_form_that_does_not_exist():
+    with pytest.raises(UserError, match="task.form of ssd must be one of paper, lite, fpn; got 'fnp'"):
+        make_ssd(form="fnp")
 
 
 def exhaustive(model, output, sizes):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnvision.ops.anchors import ssd_anchors
+from mnvision.ops.anchors import pyramid_anchors, ssd_anchors
 
 GRIDS = [19, 10, 5, 3, 2, 1]
 
@@ -41,3 +41,26 @@ def test_anchors_follow_the_size(size, grids, count):
     anchors = ssd_anchors(size, grids)
     assert len(anchors) == count
     torch.testing.assert_close(anchors[0, 2], torch.tensor(size * 0.1))
+
+
+def test_a_pyramid_by_hand():
+    anchors = pyramid_anchors(640, [80, 40, 20, 10, 5], [8, 16, 32, 64, 128])
+    assert anchors.shape == (6 * (6400 + 1600 + 400 + 100 + 25), 4)
+    root2 = math.sqrt(2)
+    expected = [  # of the first cell: 4 strides of 8 pixels, then half an octave more; square, wide, tall
+        [4, 4, 32, 32],
+        [4, 4, 32 * root2, 32 / root2],
+        [4, 4, 32 / root2, 32 * root2],
+        [4, 4, 32 * root2, 32 * root2],
+        [4, 4, 64, 32],
+        [4, 4, 32, 64],
+    ]
+    torch.testing.assert_close(anchors[:6], torch.tensor(expected))
+    torch.testing.assert_close(anchors[6, :2], torch.tensor([12.0, 4]))  # the column runs before the row
+    torch.testing.assert_close(anchors[-1], torch.tensor([576.0, 576, 512, 1024]))
+
+
+def test_the_cells_of_a_pyramid_divide_the_input():
+    anchors = pyramid_anchors(100, [13, 7, 4, 2, 1], [8, 16, 32, 64, 128])
+    torch.testing.assert_close(anchors[0, :2], torch.full((2,), 100 / 13 / 2))
+    torch.testing.assert_close(anchors[-1], torch.tensor([50.0, 50, 512, 1024]))
