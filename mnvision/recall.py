@@ -124,7 +124,7 @@ def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
 
     source = "source=photos/"
     if ckpt is not None:
-        split = ["split=train"] if cfg.get("split") == "train" else []
+        split = [] if cfg.get("split", "val") == "val" else [f"split={cfg['split']}"]
         changed = typed("data", *MEASURING)
         return [
             ["mnvision", "eval", f"ckpt={ckpt}", *split, *changed],

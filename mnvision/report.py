@@ -68,7 +68,7 @@ def write_report(
         folder: The folder of the run.
         title: The headline.
         facts: What to say under it, by name, such as the model, the data and the date.
-        numbers: The final numbers, as in ``metrics.json``, where ``val/`` or ``train/`` names their split;
+        numbers: The final numbers, as in ``metrics.json``, where ``val/``, ``test/`` or ``train/`` names their split;
             ``images_per_second`` and ``peak_memory_mb`` may be among them, else those of the training are shown. A
             number of -1 is undefined and shows as a dash.
         per_class: Average precision by class name; -1 where the class does not occur.
@@ -82,7 +82,7 @@ def write_report(
         UserError: If the page cannot be written.
     """
     history = read_history(folder / "metrics.csv")
-    plain = {name.removeprefix("val/").removeprefix("train/"): value for name, value in numbers.items()}
+    plain = {name.split("/", 1)[-1]: value for name, value in numbers.items()}
     config = folder / "config.yaml"
     sections = [
         _header(title, facts),

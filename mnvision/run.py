@@ -260,7 +260,7 @@ class Measured(L.LightningDataModule):
 
     Args:
         data: The data.
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``test``.
     """
 
     def __init__(self, data: DetectionDataModule, split: Split) -> None:

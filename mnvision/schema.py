@@ -132,15 +132,16 @@ class Data:
     root: FilePath
     batch_size: Count
     num_workers: Natural | None
-    augment: Literal["none", "flip", "ssd"]
+    augment: Literal["none", "flip", "light", "ssd"]
+    vertical_flip: bool
     bad_images: Literal["error", "skip"]
     classes: list[str] | None
     image_size: Pixels | None
 
 
 @dataclasses.dataclass
-class Coco(Data):
-    """Keys of ``data`` where its name is ``coco``."""
+class CocoFiles(Data):
+    """Keys of ``data`` where its files are in COCO's format."""
 
     train_images: FilePath
     train_annotations: FilePath
@@ -149,11 +150,20 @@ class Coco(Data):
 
 
 @dataclasses.dataclass
+class Coco(CocoFiles):
+    """Keys of ``data`` where its name is ``coco``."""
+
+    test_images: FilePath | None
+    test_annotations: FilePath | None
+
+
+@dataclasses.dataclass
 class Voc(Data):
     """Keys of ``data`` where its name is ``voc``."""
 
     train_split: Annotated[str, "the name of a list"]
     val_split: Annotated[str, "the name of a list"]
+    test_split: Annotated[str, "the name of a list"]
     images: FilePath
     annotations: FilePath
     lists: FilePath
@@ -161,7 +171,7 @@ class Voc(Data):
 
 
 @dataclasses.dataclass
-class Shapes(Coco):
+class Shapes(CocoFiles):
     """Keys of ``data`` where its name is ``shapes``."""
 
     root: FilePath | None  # type: ignore[assignment]
@@ -254,7 +264,7 @@ class Eval(Writing):
     """Keys at the top of ``eval``."""
 
     ckpt: FilePath | None
-    split: Literal["val", "train"]
+    split: Literal["val", "test", "train"]
 
 
 @dataclasses.dataclass

@@ -184,7 +184,7 @@ BAD = [
     ({"task.weights": ""}, ["task.weights: expected a name or a path of weights or null, got ''"]),
     ({"data.classes": "cat"}, ["data.classes: expected a list of texts or null, got 'cat'"]),
     ({"data.classes": [1]}, ["data.classes: expected a list of texts or null, got [1]"]),
-    ({"data.augment": "fip"}, ["data.augment: expected none, flip or ssd, got 'fip'; did you mean flip?"]),
+    ({"data.augment": "fip"}, ["data.augment: expected none, flip, light or ssd, got 'fip'; did you mean flip?"]),
     ({"optimizer.lr": 0}, ["optimizer.lr: expected a number > 0, got 0"]),
     ({"optimizer.momentum": "x"}, ["optimizer.momentum: expected a number >= 0 and <= 1, got 'x'"]),
     ({"optimizer._target_": "os.system"}, ["optimizer._target_: expected a class of torch.optim, got 'os.system'"]),
@@ -269,8 +269,8 @@ def test_required_value_of_a_data_set():
 def test_keys_at_the_top_depend_on_the_command():
     cfg = composed("++resume=x", command="eval")
     assert "resume: unknown key" in problems(cfg, command="eval")
-    cfg = composed("++split=test", command="eval")
-    assert problems(cfg, command="eval").endswith("split: expected val or train, got 'test'")
+    cfg = composed("++split=tset", command="eval")
+    assert problems(cfg, command="eval").endswith("split: expected val, test or train, got 'tset'; did you mean test?")
     cfg = composed("source=???", command="predict")
     assert "source: missing, expected a path; give source=..." in problems(cfg, command="predict")
 

@@ -27,7 +27,7 @@ from mnvision.types import Annotations, Batch, Preprocessing, Target, pad_target
 
 log = logging.getLogger(__name__)
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 
 _TINY = 100  # pictures; below this, starting workers takes longer than they save
 
@@ -50,11 +50,14 @@ class DetectionDataModule(LightningDataModule):
         train_annotations: Their COCO instances file.
         val_images: Folder of the validation pictures.
         val_annotations: Their COCO instances file.
+        test_images: Folder of the test pictures, which only an evaluation that names them reads; None for none.
+        test_annotations: Their COCO instances file.
         preprocessing: The side of the input and the mean colour.
         batch_size: Pictures in a batch, on each process.
         num_workers: Processes that load data; None picks one less than there are processors, at least 1 and at most 4,
             and none for a tiny data set.
         augment: Policy for training, see `mnvision.data.transforms.Transform`; validation only resizes.
+        vertical_flip: Turn every second training picture upside down as well.
         bad_images: ``error`` or ``skip``, see `DetectionDataset`.
         classes: Names of the classes to use; None uses all.
         class_table: Class names and category ids to renumber the annotations to, such as a checkpoint holds; they may
@@ -66,6 +69,7 @@ class DetectionDataModule(LightningDataModule):
         canvas: Side of the generated pictures in pixels.
         train_split: For ``voc``, in place of the four paths of COCO: the name of the training list.
         val_split: For ``voc``: the name of the validation list.
+        test_split: For ``voc``: the name of the test list.
         images: For ``voc``: folder of the pictures.
         annotations: For ``voc``: folder of the XML files.
         lists: For ``voc``: folder of the lists.
@@ -86,8 +90,11 @@ class DetectionDataModule(LightningDataModule):
         train_annotations: str = "annotations/train.json",
         val_images: str = "val",
         val_annotations: str = "annotations/val.json",
+        test_images: str | None = None,
+        test_annotations: str | None = None,
         num_workers: int | None = None,
         augment: Augment = "ssd",
+        vertical_flip: bool = False,
         bad_images: BadImages = "error",
         classes: Sequence[str] | None = None,
         class_table: tuple[Sequence[str], Sequence[int]] | None = None,
@@ -98,6 +105,7 @@ class DetectionDataModule(LightningDataModule):
         canvas: int = 320,
         train_split: str = "train",
         val_split: str = "val",
+        test_split: str = "test",
         images: str = VocFolders.images,
         annotations: str = VocFolders.annotations,
         lists: str = VocFolders.lists,
@@ -105,11 +113,11 @@ class DetectionDataModule(LightningDataModule):
     ):
         super().__init__()
         self._voc = VocFolders(images=images, annotations=annotations, lists=lists)
-        self._voc_splits: dict[Split, str] = {"train": train_split, "val": val_split}
+        self._voc_splits: dict[Split, str] = {"train": train_split, "val": val_split, "test": test_split}
         self._ignore_difficult = ignore_difficult
         if name == "voc":
-            train_images = val_images = images
-            train_annotations, val_annotations = (self._voc.list_file(split) for split in (train_split, val_split))
+            train_images = val_images = test_images = images
+            train_annotations, val_annotations, test_annotations = map(self._voc.list_file, self._voc_splits.values())
         if root is None and name != "shapes":
             raise UserError(
                 f"data.root is not set. Expected the folder of the data set {name!r}, which holds"
@@ -120,7 +128,7 @@ class DetectionDataModule(LightningDataModule):
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.augment = augment
+        self.augment, self.vertical_flip = augment, vertical_flip
         self.bad_images = bad_images
         self.seed = seed
         self._classes = None if classes is None else tuple(classes)
@@ -129,6 +137,8 @@ class DetectionDataModule(LightningDataModule):
             "train": (train_images, train_annotations),
             "val": (val_images, val_annotations),
         }
+        if test_images is not None and test_annotations is not None:
+            self._files["test"] = test_images, test_annotations
         self._shapes = {
             "seed": shapes_seed,
             "train_images": train_count,
@@ -162,15 +172,15 @@ class DetectionDataModule(LightningDataModule):
         """The annotations of a split, read when first asked for.
 
         Raises:
-            UserError: A file or folder is missing or wrong, there is nothing to learn from, or the classes of the
-                splits disagree.
+            UserError: A file or folder is missing or wrong, there is nothing to learn from, the classes of the splits
+                disagree, or there is no such split.
         """
         known: Annotations | None = getattr(self, f"{split}_annotations", None)
         if known is not None:
             return known
         self.prepare_data()  # for use without a trainer; at once where the data exist
         folder = self._folder()
-        images, file = (folder / part for part in self._files[split])
+        images, file = (folder / part for part in self._paths(split))
         if self.name == "voc":
             annotations = self._read_voc(split)
         else:
@@ -200,7 +210,7 @@ class DetectionDataModule(LightningDataModule):
 
     def image_folder(self, split: Split) -> Path:
         """The folder that the file names of a split are relative to."""
-        return self._folder() / self._files[split][0]
+        return self._folder() / self._paths(split)[0]
 
     def teardown(self, stage: str | None = None) -> None:
         """Report the pictures that were skipped since the last report."""
@@ -214,13 +224,23 @@ class DetectionDataModule(LightningDataModule):
             return self.root
         return (self.root or cache_dir() / "shapes") / shapes_folder_name(**self._shapes)
 
+    def _paths(self, split: Split) -> tuple[str, str]:
+        """Folder and annotations of a split, relative to the data set's folder."""
+        if split not in self._files:
+            keys = " and ".join(f"data.{split}_{part}" for part in ("images", "annotations"))
+            raise UserError(
+                f"split={split}: the data set {self.name!r} has the splits {', '.join(self._files)}"
+                + ("" if self.name == "shapes" else f"; give {keys}")
+            )
+        return self._files[split]
+
     def _read_voc(self, split: Split) -> Annotations:
         """A split under the fixed class names, else those of the training split; VOC has no category ids of its own."""
         folder, train = self._folder(), self._voc_splits["train"]
         known: Sequence[str] | None = None
         if self._class_table is not None:
             known = self._class_table[0]
-        elif split == "val":
+        elif split != "train":
             known = voc_classes(folder, train, folders=self._voc)
         annotations = read_voc(
             folder,
@@ -236,7 +256,7 @@ class DetectionDataModule(LightningDataModule):
         return replace(annotations, category_ids=tuple(ids[name] for name in annotations.classes))
 
     def _any_split(self) -> Annotations:
-        for split in ("train", "val"):
+        for split in ("train", "val", "test"):
             annotations: Annotations | None = getattr(self, f"{split}_annotations", None)
             if annotations is not None:
                 return annotations
@@ -247,7 +267,7 @@ class DetectionDataModule(LightningDataModule):
         if self._class_table is not None:
             return self._class_table
         train: Annotations | None = getattr(self, "train_annotations", None)
-        return (train.classes, train.category_ids) if split == "val" and train is not None else None
+        return (train.classes, train.category_ids) if split != "train" and train is not None else None
 
     def _loader(self, split: Split, *, training: bool) -> DataLoader:
         annotations = self.load_split(split)
@@ -256,6 +276,7 @@ class DetectionDataModule(LightningDataModule):
             image_folder=self.image_folder(split),
             preprocessing=self.preprocessing,
             augment=self.augment if training else "none",
+            vertical_flip=self.vertical_flip and training,
             bad_images=self.bad_images,
             substitute=training,
             seed=self.seed,

@@ -43,6 +43,7 @@ class DetectionDataset(Dataset):
         image_folder: The folder that its file names are relative to.
         preprocessing: The side of the input and the mean colour.
         augment: Policy of `mnvision.data.transforms.Transform`.
+        vertical_flip: Turn every second picture upside down as well.
         bad_images: What to do with a picture that is missing, unreadable, or of another size than its annotations
             say: ``error`` raises; ``skip`` logs it, counts it, and goes on.
         substitute: What ``skip`` puts in its place. True, for training: another picture, drawn at random. False, for
@@ -59,6 +60,7 @@ class DetectionDataset(Dataset):
         image_folder: str | Path,
         preprocessing: Preprocessing,
         augment: Augment = "none",
+        vertical_flip: bool = False,
         bad_images: BadImages = "error",
         substitute: bool = False,
         seed: int = 0,
@@ -68,7 +70,7 @@ class DetectionDataset(Dataset):
         self.annotations = annotations
         self.image_folder = Path(image_folder)
         self.preprocessing = preprocessing
-        self.transform = Transform(augment, preprocessing=preprocessing)
+        self.transform = Transform(augment, preprocessing=preprocessing, vertical_flip=vertical_flip)
         self.bad_images = bad_images
         self.substitute = substitute
         self.seed = seed

@@ -16,14 +16,16 @@ from mnvision.types import Preprocessing
 if TYPE_CHECKING:
     import albumentations
 
-Augment = Literal["none", "flip", "ssd"]
+Augment = Literal["none", "flip", "light", "ssd"]
 
 
 class Transform:
-    """One of the policies ``none``, ``flip`` and ``ssd``; every random choice comes from the generator it is given.
+    """One of the policies of ``Augment``; every random choice comes from the generator it is given.
 
     - ``none``: resize, for evaluation; exactly `mnvision.ops.image.resize_image`.
     - ``flip``: resize, and mirror every second picture.
+    - ``light``: show a little less or more than the picture, slightly stretched, resize, distort the colours, mirror:
+      for fine-tuning, where the strong policy would undo what a model knows of sizes.
     - ``ssd``: zoom out (every second picture), crop under an overlap constraint, resize, distort the colours, mirror:
       the augmentation of SSD, arXiv 1512.02325, sections 2.2 and 3.6. Where the picture is chosen before it is
       resized, and coloured after, because a small picture costs less.
@@ -33,15 +35,16 @@ class Transform:
     Args:
         policy: The name of the policy.
         preprocessing: Gives the side of the input, and the mean colour, which fills what a picture does not cover.
+        vertical_flip: Turn every second picture upside down as well, whatever the policy.
     """
 
-    def __init__(self, policy: Augment, *, preprocessing: Preprocessing):
+    def __init__(self, policy: Augment, *, preprocessing: Preprocessing, vertical_flip: bool = False):
         if policy not in get_args(Augment):
             raise UserError(f"data.augment is {policy!r}. Expected one of {', '.join(get_args(Augment))}")
-        self.policy = policy
+        self.policy, self.vertical_flip = policy, vertical_flip
         self.size = preprocessing.size
         self.fill = tuple(round(channel) for channel in preprocessing.mean)
-        self._distort = _photometric_distortion() if policy == "ssd" else None
+        self._distort = _photometric_distortion() if policy in ("light", "ssd") else None
 
     def __call__(self, image: np.ndarray, truth: Truth, *, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
         """Transform a picture.
@@ -62,6 +65,9 @@ class Transform:
             if rng.random() < 0.5:
                 window = windows.zoom_out(window, truth, rng=rng)
             window = windows.random_crop(window, truth, picture_size=picture_size, rng=rng)
+        elif self.policy == "light":
+            window = windows.jitter(window, rng=rng)
+        if self.policy in ("light", "ssd"):
             truth = windows.truth_in(window, truth)
         image, source, target = windows.cut(image, window, size=self.size)
         truth = windows.follow(truth, source=source, target=target)
@@ -71,7 +77,9 @@ class Transform:
             image = self._distort(image=image)["image"]
         image = windows.paste(image, target, size=self.size, fill=self.fill)
         if self.policy != "none" and rng.random() < 0.5:
-            image, truth = windows.flip(image, truth)
+            image, truth = windows.flip(image, truth, axis="x")
+        if self.vertical_flip and rng.random() < 0.5:
+            image, truth = windows.flip(image, truth, axis="y")
         return image, truth
 
 

@@ -6,7 +6,7 @@ are made on boxes and sizes alone, and the picture is touched once, at the end: 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ CROP_SCALES = (0.3, 1.0)  # of the width and of the height
 MIN_CROP_AREA = 0.1
 CROP_ASPECTS = (0.5, 2.0)
 CROP_TRIES = 50
+JITTER_SCALES = (0.7, 1.2)  # of both sides together
+JITTER_ASPECTS = (0.8, 1.25)
 MIN_SIDE = 0.1  # input pixels; a thinner box is no box
 
 
@@ -95,6 +97,19 @@ def random_crop(window: Window, truth: Truth, *, picture_size: tuple[int, int], 
     return Window(*crops[int(np.argmax(fits))].tolist())
 
 
+def jitter(window: Window, *, rng: np.random.Generator) -> Window:
+    """Scale by 0.7 to 1.2 and stretch by 0.8 to 1.25, at a random place.
+
+    On each axis the shorter one of the given window and the new one lies within the longer one.
+    """
+    left, top, right, bottom = window
+    extent = np.array([right - left, bottom - top])
+    stretch_x = np.sqrt(rng.uniform(*JITTER_ASPECTS))
+    sides = np.round(extent * rng.uniform(*JITTER_SCALES) * (stretch_x, 1 / stretch_x)).astype(np.int64)
+    start = np.array([left, top]) + np.round((extent - sides) * rng.random(2)).astype(np.int64)
+    return Window(*start.tolist(), *(start + sides).tolist())
+
+
 def truth_in(window: Window, truth: Truth) -> Truth:
     """The boxes that a window shows: those whose centre it holds, and every crowd region that it touches."""
     corners = np.array([window], dtype=np.float64)
@@ -141,11 +156,16 @@ def follow(truth: Truth, *, source: Window, target: Window) -> Truth:
     return Truth(boxes, truth.labels, truth.crowd).keep((extent >= MIN_SIDE).all(axis=1))
 
 
-def flip(image: np.ndarray, truth: Truth) -> tuple[np.ndarray, Truth]:
-    """Mirror left and right. Boxes are in pixels of ``image``."""
+def flip(image: np.ndarray, truth: Truth, *, axis: Literal["x", "y"]) -> tuple[np.ndarray, Truth]:
+    """Mirror left and right (``x``) or turn upside down (``y``). Boxes are in pixels of ``image``."""
     boxes = truth.boxes.copy()
-    boxes[:, [0, 2]] = image.shape[1] - truth.boxes[:, [2, 0]]
-    return cv2.flip(image, 1), Truth(boxes, truth.labels, truth.crowd)
+    if axis == "x":
+        boxes[:, [0, 2]] = image.shape[1] - truth.boxes[:, [2, 0]]
+        image = cv2.flip(image, 1)
+    else:
+        boxes[:, [1, 3]] = image.shape[0] - truth.boxes[:, [3, 1]]
+        image = cv2.flip(image, 0)
+    return image, Truth(boxes, truth.labels, truth.crowd)
 
 
 def _span(start: int, stop: int, *, scale: float, size: int) -> tuple[int, int]:

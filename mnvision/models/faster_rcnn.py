@@ -237,8 +237,10 @@ class FasterRCNN(Detector):
             images: [B, 3, S, S], uint8 or float in 0..255.
             targets: The ground truth, padded; pictures may be empty, even all of them.
             output: What ``forward`` gave for these images: the second stage is then judged on the proposals of
-                prediction. Without it, as in training, it learns from those of training and from the true boxes.
+                prediction, and the samples are the same every time. Without it, as in training, it learns from those
+                of training and from the true boxes.
         """
+        generator = None if output is None else torch.Generator(images.device).manual_seed(0)
         if output is None:
             maps = self._features(images)
             objectness, anchor_offsets = self.rpn(maps)
@@ -254,7 +256,7 @@ class FasterRCNN(Detector):
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             labels, index = match_regions(proposals, targets, high=self.roi_iou, low=self.roi_iou, best=False)
             labels = torch.where(usable, labels, IGNORED)
-            chosen = sample(labels, count=self.roi_batch, positive_share=self.roi_positive)
+            chosen = sample(labels, count=self.roi_batch, positive_share=self.roi_positive, generator=generator)
             batch, rows = chosen.nonzero(as_tuple=True)
         if output is None:
             logits, offsets = self._classify(maps, proposals[batch, rows], batch)
@@ -265,7 +267,7 @@ class FasterRCNN(Detector):
             second = self._box_losses(
                 logits.float(), offsets.float(), labels[batch, rows], proposals[batch, rows], boxes=boxes
             )
-            return self._rpn_losses(objectness.float(), anchor_offsets.float(), targets) | second
+            return self._rpn_losses(objectness.float(), anchor_offsets.float(), targets, generator) | second
 
     def candidates(self, output: FasterRCNNOutput, *, threshold: float) -> Candidates:
         """The best (proposal, class) pairs of what ``forward`` gave, before suppression."""
@@ -320,11 +322,15 @@ class FasterRCNN(Detector):
             crops = part(crops)
         return self.box_head(crops.mean(dim=(2, 3)))
 
-    def _rpn_losses(self, objectness: Tensor, offsets: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def _rpn_losses(
+        self, objectness: Tensor, offsets: Tensor, targets: Targets, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
             corners = to_corners(self.anchors)
             labels, index = match_regions(corners, targets, high=self.rpn_high, low=self.rpn_low, best=True)
-            batch, rows = sample(labels, count=self.rpn_batch, positive_share=0.5).nonzero(as_tuple=True)
+            batch, rows = sample(labels, count=self.rpn_batch, positive_share=0.5, generator=generator).nonzero(
+                as_tuple=True
+            )
             positive = labels[batch, rows] > 0
             at = batch[positive], rows[positive]
             wanted = encode(targets.boxes[at[0], index[at]], self.anchors[at[1]], weights=self.settings.rpn_weights)

@@ -78,29 +78,31 @@ def match_regions(boxes: Tensor, targets: Targets, *, high: float, low: float, b
     return _ignore_crowds(labels, boxes, targets), index
 
 
-def sample(labels: Tensor, *, count: int, positive_share: float) -> Tensor:
+def sample(labels: Tensor, *, count: int, positive_share: float, generator: torch.Generator | None = None) -> Tensor:
     """Choose at random which regions of each picture are learnt from.
 
     Args:
         labels: int64 [B, A] as ``match_regions`` gives them.
         count: Regions a picture.
         positive_share: Share of them that may be positive; background fills the rest.
+        generator: The source of the choice, on the labels' device; None: PyTorch's own.
 
     Returns:
         bool [B, A].
     """
     limit = min(int(count * positive_share), labels.shape[1])
-    positive, order = _draw(labels > 0, limit)
+    positive, order = _draw(labels > 0, limit, generator)
     chosen = torch.zeros_like(labels, dtype=torch.bool).scatter_(1, order, positive)
     room = count - positive.sum(1, keepdim=True)
-    negative, order = _draw(labels == 0, min(count, labels.shape[1]))
+    negative, order = _draw(labels == 0, min(count, labels.shape[1]), generator)
     negative &= torch.arange(negative.shape[1], device=labels.device) < room
     return chosen.scatter_(1, order, negative | chosen.gather(1, order))
 
 
-def _draw(allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _draw(allowed: Tensor, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Up to ``count`` of the allowed ones of each row in random order: which of the indices [B, count] are real."""
-    keys, order = torch.where(allowed, torch.rand(allowed.shape, device=allowed.device), -1.0).topk(count, dim=1)
+    draws = torch.rand(allowed.shape, device=allowed.device, generator=generator)
+    keys, order = torch.where(allowed, draws, -1.0).topk(count, dim=1)
     return keys >= 0, order
 
 

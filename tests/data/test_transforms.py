@@ -53,10 +53,27 @@ def test_flip_mirrors_half_of_the_pictures():
     assert 70 < mirrored < 130
 
 
-def test_ssd_keeps_boxes_on_their_pixels():
+def test_vertical_flip_turns_half_of_the_pictures_upside_down_whatever_the_policy():
+    image, truth = marked()
+    transform = Transform("none", preprocessing=PREPROCESSING, vertical_flip=True)
+    plain = resize_image(image, 96)
+    turned = 0
+    for k in range(200):
+        got, boxes = transform(image, truth, rng=np.random.default_rng(k))
+        if (got == plain).all():
+            np.testing.assert_allclose(boxes.boxes[0, 1], 10 * 96 / 80)
+        else:
+            np.testing.assert_array_equal(got, plain[::-1])
+            np.testing.assert_allclose(boxes.boxes[0, 3], 96 - 10 * 96 / 80)
+            turned += 1
+    assert 70 < turned < 130
+
+
+@pytest.mark.parametrize("policy", ["light", "ssd"])
+def test_boxes_stay_on_their_pixels(policy):
     """Whatever is cropped, zoomed and mirrored: the middle of each box shows the grey level of its label."""
     image, truth = marked()
-    transform = Transform("ssd", preprocessing=PREPROCESSING)
+    transform = Transform(policy, preprocessing=PREPROCESSING, vertical_flip=True)
     transform._distort = None  # the colours are the markers here
     checked = 0
     for k in range(300):
@@ -135,14 +152,14 @@ def test_everything_comes_from_the_given_generator():
 def test_the_input_is_not_written_to():
     image, truth = picture(), marked()[1]
     before = image.copy(), truth.boxes.copy()
-    for policy in ("none", "flip", "ssd"):
+    for policy in ("none", "flip", "light", "ssd"):
         for k in range(10):
             Transform(policy, preprocessing=PREPROCESSING)(image, truth, rng=np.random.default_rng(k))
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(truth.boxes, before[1])
 
 
-@pytest.mark.parametrize("policy", ["none", "flip", "ssd"])
+@pytest.mark.parametrize("policy", ["none", "flip", "light", "ssd"])
 def test_pictures_without_boxes_and_of_one_pixel(policy):
     none = Truth(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
     transform = Transform(policy, preprocessing=PREPROCESSING)
@@ -161,7 +178,7 @@ def test_boxes_beyond_the_picture_are_clipped_to_it():
 
 
 def test_unknown_policy():
-    with pytest.raises(UserError, match="data.augment is 'sdd'. Expected one of none, flip, ssd"):
+    with pytest.raises(UserError, match="data.augment is 'sdd'. Expected one of none, flip, light, ssd"):
         Transform("sdd", preprocessing=PREPROCESSING)
 
 

@@ -183,6 +183,16 @@ def test_a_checkpoint_s_classes_are_found_by_name(tmp_path):
         module(tmp_path, class_table=(["dog"], [1])).load_split("val")
 
 
+def test_a_test_split_is_read_when_it_is_asked_for(tmp_path):
+    data = module(write(tmp_path), test_split="val")
+    data.setup()
+    assert not hasattr(data, "test_annotations")
+    assert data.load_split("test").classes == ("cat", "dog")
+    assert [len(batch.images) for batch in data.evaluation_dataloader("test")] == [1]
+    with pytest.raises(UserError, match=r"list of pictures not found.*test\.txt.*the lists there: train, val"):
+        module(tmp_path).load_split("test")
+
+
 def test_an_unset_root_says_what_is_expected():
     with pytest.raises(UserError, match=r"'voc', which holds JPEGImages/ and ImageSets/Main/train\.txt"):
         module(None)

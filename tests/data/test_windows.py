@@ -154,11 +154,32 @@ def test_flip_moves_pixels_and_boxes_alike():
     image = np.zeros((40, 60, 3), np.uint8)
     image[10:20, 5:15] = 255
     before = truth([[5, 10, 15, 20]])
-    flipped, got = windows.flip(image, before)
+    flipped, got = windows.flip(image, before, axis="x")
     np.testing.assert_array_equal(got.boxes, [[45, 10, 55, 20]])
     assert flipped[10:20, 45:55].min() == 255
     assert flipped.sum() == image.sum()
     np.testing.assert_array_equal(before.boxes, [[5, 10, 15, 20]])  # the input is left alone
-    again, back = windows.flip(flipped, got)
+    again, back = windows.flip(flipped, got, axis="x")
     np.testing.assert_array_equal(again, image)
     np.testing.assert_array_equal(back.boxes, before.boxes)
+    fallen, got = windows.flip(image, before, axis="y")
+    np.testing.assert_array_equal(got.boxes, [[5, 20, 15, 30]])
+    assert fallen[20:30, 5:15].min() == 255
+    assert fallen.sum() == image.sum()
+
+
+def test_jitter_keeps_to_its_limits():
+    whole = windows.whole_picture(SIZE)
+    seen = np.array([windows.jitter(whole, rng=rng) for rng in generators(600)])
+    sides = (seen[:, 2:] - seen[:, :2]) / SIZE[::-1]
+    scales, aspects = np.sqrt(sides.prod(axis=1)), sides[:, 0] / sides[:, 1]
+    assert 0.69 < scales.min() < 0.72
+    assert 1.18 < scales.max() < 1.21
+    assert 0.78 < aspects.min() < 0.82
+    assert 1.22 < aspects.max() < 1.27
+    # The shorter of picture and window lies within the longer, on each axis, and anywhere there.
+    low, high = seen[:, :2], seen[:, 2:] - SIZE[::-1]
+    assert (((low >= 0) & (high <= 0)) | ((low <= 0) & (high >= 0))).all()
+    spare = np.abs(seen[:, 0])[np.abs(sides[:, 0] - 1) > 0.1]
+    assert spare.min() == 0
+    assert spare.max() > 40

@@ -129,7 +129,7 @@ def assert_same_boxes(ours, theirs):
     assert apart.amin(1).max() < 1e-3
 
 
-def first_ones(labels, *, count, positive_share):
+def first_ones(labels, *, count, positive_share, generator=None):
     """A sample without chance: the first positive ones, then the first others."""
     chosen = torch.zeros_like(labels, dtype=torch.bool)
     for row, answer in enumerate(labels):
@@ -228,6 +228,20 @@ def test_losses_in_evaluation_share_the_forward_pass(form):
         losses = model.losses(made.images, made.targets, output=output)
     assert set(losses) == {"objectness_loss", "proposal_loss", "class_loss", "box_loss"}
     assert all(torch.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+@torch.no_grad()
+def test_losses_in_evaluation_draw_the_same_samples_every_time(form):
+    model = make(form).eval()
+    made = batch(size=96)
+    output = model(made.images)
+    state = torch.random.get_rng_state()
+    first, second = (model.losses(made.images, made.targets, output=output) for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.random.get_rng_state(), state)
+    drawn = [model.losses(made.images, made.targets)["objectness_loss"].item() for _ in range(5)]
+    assert len(set(drawn)) > 1  # in training they differ
 
 
 @pytest.mark.parametrize("form", ["c4", "fpn"])

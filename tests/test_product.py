@@ -1,0 +1,51 @@
+"""The promise of the shared registry: every form of every detector on every backbone, at two widths, end to end."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mnvision import list_backbones, load_model, run
+from tests.runs import DATA, TRAINER, configure
+
+FORMS = [("ssd", "paper"), ("ssd", "lite"), ("ssd", "fpn"), ("faster_rcnn", "c4"), ("faster_rcnn", "fpn")]
+STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "task.image_size=64", "task.score_threshold=0")
+# Few regions, none of them too unlikely: quick, and there is always something to compare.
+REGIONS = ("task.proposals=20", "task.train_proposals=20", "task.roi_batch=8", "task.rpn_score_threshold=0")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> str:
+    """Where the generated pictures are kept."""
+    return f"data.root={tmp_path_factory.mktemp('shapes')}"
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+@pytest.mark.parametrize("backbone", list_backbones())
+@pytest.mark.parametrize(("task", "form"), FORMS)
+def test_trains_evaluates_saves_loads_and_predicts_the_same(task, form, backbone, alpha, root, tmp_path):
+    words = (f"task={task}", f"task.form={form}", f"backbone={backbone}", f"backbone.alpha={alpha}", root)
+    words += REGIONS if task == "faster_rcnn" else ()
+    folder = tmp_path / "run"
+    trained = run.train(configure("train", *DATA, *TRAINER, *STEP, *words, f"output_dir={folder}"))
+    assert np.isfinite(trained["val/loss"])
+
+    ckpt = folder / "checkpoints" / "last.ckpt"
+    again = run.evaluate(configure("eval", *TRAINER, f"ckpt={ckpt}", f"output_dir={tmp_path / 'eval'}"))
+    assert again["val/loss"] == pytest.approx(trained["val/loss"], rel=1e-5)
+    first, second = (json.loads((place / "predictions.json").read_text()) for place in (folder, tmp_path / "eval"))
+    assert first
+    assert first == second
+
+    model = load_model(ckpt)
+    assert (model.spec.task, model.form, model.backbone.name, model.backbone.alpha) == (task, form, backbone, alpha)
+    picture = np.random.default_rng(0).integers(0, 256, (48, 72, 3), dtype=np.uint8)
+    with torch.no_grad():
+        found = model.predict([picture], score_threshold=0.0)[0]
+        twice = load_model(ckpt).predict([picture], score_threshold=0.0)[0]
+    assert len(found.scores) > 0
+    for left, right in zip(vars(found).values(), vars(twice).values(), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
