@@ -34,6 +34,7 @@ test-slow: install
 
 bench: install
 	$(BIN)/python benchmarks/detection.py
+	$(BIN)/python benchmarks/faster_rcnn.py
 	$(BIN)/python benchmarks/coco_eval.py
 
 check: install

@@ -15,22 +15,19 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import platform
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from statistics import median
 
 import numpy as np
 import torch
 import torchvision
+from sides import Action, Side, compare, torchvision_mult_adds
 from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.image_list import ImageList
 
 from mnvision import create_model, profile
-from mnvision.hardware import fast_bfloat16, keep_freed_memory
+from mnvision.hardware import fast_bfloat16
 from mnvision.inference import for_inference
 from mnvision.models.ssd import SSD, SSDOutput
 from mnvision.module import VisionModule
@@ -48,8 +45,6 @@ TESTS = {  # name: title, turns
     "step": ("whole training step, batch 16", 9),
 }
 
-Action = Callable[[], object]
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,55 +60,10 @@ def main() -> None:
     print(
         f"mult-adds at {SIDE}x{SIDE}: "
         f"SSDLite on MobileNet V1 alpha {ALPHA} {profile(our_model()).mult_adds / 1e6:,.0f} M, "
-        f"torchvision's SSDLite on MobileNet V3 large {torchvision_mult_adds(their_model()) / 1e6:,.0f} M\n"
+        f"torchvision's SSDLite on MobileNet V3 large {torchvision_mult_adds(their_model(), side=SIDE) / 1e6:,.0f} M\n"
     )
     sides = [Side(theirs, keep_memory=options.keep_memory), Side(ours, keep_memory=True)]
-    print(f"{'':48}{'torchvision':>13}{'ours':>11}{'ratio':>8}")
-    for name, (title, turns) in TESTS.items():
-        times: list[list[float]] = [[], []]
-        for turn in range((turns // 3 if options.quick else turns) + 3):
-            for side, kept in zip(sides, times, strict=True):
-                time.sleep(0.05)  # the other process has stopped spinning by then
-                seconds = side.run(name)
-                if turn >= 3:  # warm by then
-                    kept.append(seconds)
-        slow, fast = map(median, times)
-        print(f"{title:48}{1e3 * slow:10.1f} ms{1e3 * fast:8.1f} ms{slow / fast:7.1f}x", flush=True)
-    for side in sides:
-        side.close()
-
-
-class Side:
-    """A process that does one side's work on demand and says how long it took."""
-
-    def __init__(self, make: Callable[[], dict[str, Action]], *, keep_memory: bool) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, far = context.Pipe()
-        self.process = context.Process(target=serve, args=(make, far, keep_memory), daemon=True)
-        self.process.start()
-
-    def run(self, name: str) -> float:
-        """Seconds of one run of a test, right after one that is not counted."""
-        self.connection.send(name)
-        return self.connection.recv()
-
-    def close(self) -> None:
-        """End the process."""
-        self.connection.send(None)
-        self.process.join()
-
-
-def serve(make: Callable[[], dict[str, Action]], connection: Connection, keep_memory: bool) -> None:
-    """The loop of a side's process."""
-    if keep_memory:
-        keep_freed_memory()
-    torch.manual_seed(0)
-    actions = make()
-    while (name := connection.recv()) is not None:
-        actions[name]()  # caches and threads are warm for the run that counts
-        started = time.perf_counter()
-        actions[name]()
-        connection.send(time.perf_counter() - started)
+    compare(sides, TESTS, quick=options.quick)
 
 
 def our_model() -> SSD:
@@ -240,23 +190,6 @@ def torchvision_anchors(theirs: nn.Module, *, batch: int) -> list[Tensor]:
     """The 3,234 default boxes of SSDLite320, xyxy, once a picture."""
     maps = [torch.zeros(batch, 1, side, side) for side in (20, 10, 5, 3, 2, 1)]
     return theirs.anchor_generator(ImageList(torch.zeros(batch, 3, SIDE, SIDE), [(SIDE, SIDE)] * batch), maps)
-
-
-def torchvision_mult_adds(theirs: nn.Module) -> int:
-    """Counted by our profiler's rule, over the layers that run for one 320x320 picture."""
-    total = 0
-
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal total
-        total += output.numel() * module.weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in theirs.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    theirs.eval()
-    with torch.no_grad():
-        theirs([torch.zeros(3, SIDE, SIDE)])
-    for hook in hooks:
-        hook.remove()
-    return total
 
 
 def settle_background(model: nn.Module, predictors: list[nn.Conv2d], run: Callable[[], object]) -> None:

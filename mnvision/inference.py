@@ -88,7 +88,9 @@ def _input_shapes(model: nn.Module, images: Tensor) -> dict[nn.Module, Sequence[
     shapes: dict[nn.Module, Sequence[int]] = {}
 
     def note(conv: nn.Module, inputs: tuple[Tensor]) -> None:
-        shapes.setdefault(conv, inputs[0].shape)  # of one that levels share the first, which is the largest
+        rows, *rest = inputs[0].shape
+        # Of one that levels share the first counts, which is the largest; the picture may have had no proposals.
+        shapes.setdefault(conv, (max(rows, 1), *rest))
 
     hooks = [part.register_forward_pre_hook(note) for part in model.modules() if isinstance(part, nn.Conv2d)]
     model(images)

@@ -223,12 +223,8 @@ class FasterRCNN(Detector):
         maps = self._features(images)
         objectness, offsets = self.rpn(maps)
         found = self._propose(objectness, offsets, count=self.proposals, top_k=self.settings.pre_nms_top_k)
-        batch = torch.arange(len(images), device=images.device).repeat_interleave(found.boxes.shape[1])
-        logits, boxes = self._classify(maps, found.boxes.flatten(0, 1), batch)
-        shape = found.boxes.shape[:2]
-        return FasterRCNNOutput(
-            objectness, offsets, found.boxes, found.scores, logits.unflatten(0, shape), boxes.unflatten(0, shape)
-        )
+        logits, boxes = self._classify_found(maps, found)
+        return FasterRCNNOutput(objectness, offsets, found.boxes, found.scores, logits, boxes)
 
     def losses(self, images: Tensor, targets: Targets, *, output: FasterRCNNOutput | None = None) -> dict[str, Tensor]:
         """Objectness and box loss of the anchors, class and box loss of the proposals, over samples of both.
@@ -304,6 +300,23 @@ class FasterRCNN(Detector):
             top_k=top_k,
         )
         return suppress(found, iou=self.rpn_nms_iou, max_detections=count, image_size=self.preprocessing.size)
+
+    def _classify_found(self, maps: list[Tensor], found: Candidates) -> tuple[Tensor, Tensor]:
+        """Logits [B, P, K+1] and offsets [B, P, K, 4] of proposals; zeros where there are fewer."""
+        pictures, room = found.scores.shape
+        # Most pictures have fewer proposals than there is room for, and the second stage is most of the work.
+        rows = (
+            torch.arange(pictures * room, device="meta")  # the profiler counts as many as there may be
+            if found.scores.is_meta
+            else (found.scores.flatten() > 0).nonzero().squeeze(1)
+        )
+        logits, offsets = self._classify(maps, found.boxes.flatten(0, 1)[rows], rows // room)
+        spread = (
+            values.new_zeros(pictures * room, *values.shape[1:]).index_copy(0, rows, values)
+            for values in (logits, offsets)
+        )
+        logits, offsets = (values.unflatten(0, (pictures, room)) for values in spread)
+        return logits, offsets
 
     def _classify(self, maps: list[Tensor], boxes: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [R, K+1] and offsets [R, K, 4] of boxes [R, 4] xyxy, each in the picture that ``batch`` [R] names."""

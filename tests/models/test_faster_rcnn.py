@@ -10,6 +10,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from mnvision import create_backbone, create_model, profile
 from mnvision.backbones.layouts_torchvision import from_torchvision
 from mnvision.checkpoint import save_model
+from mnvision.inference import for_inference
 from mnvision.models import faster_rcnn
 from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.types import Preprocessing, Target, UserError, pad_targets
@@ -261,6 +262,28 @@ def test_crops_in_chunks_give_the_same(form, monkeypatch):
     assert whole.logits.std() > 0
     for one, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+@torch.no_grad()
+def test_the_second_stage_sees_only_what_was_proposed(form):
+    model = make(form, proposals=20).eval()
+    images = batch(counts=(1, 1), size=96).images
+    model.rpn_score_threshold = model(images).proposal_scores.median().item()  # leaves half of them
+    seen = []
+    model.box_head.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    output = model(images)
+    real = output.proposal_scores > 0
+    assert 0 < sum(seen) == int(real.sum()) < real.numel()
+    assert not output.logits[~real].any()
+    assert not output.offsets[~real].any()
+    maps, where = model._features(images), real.nonzero(as_tuple=True)
+    logits, offsets = model._classify(maps, output.proposals[where], where[0])
+    torch.testing.assert_close(output.logits[where], logits)
+    torch.testing.assert_close(output.offsets[where], offsets)
+    nothing = make(form, rpn_score_threshold=1.0).eval()
+    assert all(len(found.scores) == 0 for found in nothing.predict(images, score_threshold=0.0))
+    assert all(len(found.scores) == 0 for found in for_inference(nothing).predict(images, score_threshold=0.0))
 
 
 def test_crowds_teach_nothing():
