@@ -1,4 +1,4 @@
-"""The command line: ``mnvision train | eval | predict | profile`` and the scripts of ``tools/``.
+"""The command line: ``mnvision train | eval | predict | profile | tables`` and the scripts of ``tools/``.
 
 Hydra composes the configuration and this file checks it, so that every wrong key is answered with the nearest right
 one; only then is the rest of the program loaded, and torch with it.
@@ -49,6 +49,7 @@ COMMANDS = {
     "eval": "measure a checkpoint, or a model with pretrained weights, on a data set",
     "predict": "annotated pictures and a JSON file of what a model finds",
     "profile": "exact mult-adds and parameters of a model, layer by layer; reads no data and no weights",
+    "tables": "the tables of the MobileNet paper beside ours; or the runs of a sweep, side by side",
 }
 HELP = """\
 mnvision {version}: MobileNet for every vision task of its paper
@@ -65,6 +66,7 @@ Examples:
   mnvision eval ckpt=runs/ssd/.../checkpoints/best.ckpt
   mnvision predict ckpt=best.ckpt source=photos/
   mnvision profile backbone.alpha=0.75
+  mnvision tables                                   the tables of the paper beside ours
 
 `mnvision COMMAND --help` lists its groups and every key with its value.
 Set MNVISION_TRACEBACK=1 for the traceback of an error."""
@@ -121,6 +123,11 @@ def main_predict() -> None:
 def main_profile() -> None:
     """What ``tools/profile.py`` does; the same as ``mnvision profile``."""
     _launch_script("profile")
+
+
+def main_tables() -> None:
+    """What ``tools/tables.py`` does; the same as ``mnvision tables``."""
+    _launch_script("tables")
 
 
 def _launch_script(command: str) -> None:
@@ -219,6 +226,10 @@ def _load(command: str) -> Callable[[dict[str, Any]], object]:
         from mnvision import costs
 
         return costs.print_costs
+    if command == "tables":
+        from mnvision import tables
+
+        return tables.tables
     from mnvision import run
 
     return {"train": run.train, "eval": run.evaluate, "predict": run.predict}[command]

@@ -32,10 +32,10 @@ LAYERS = [
         "config",
         "hardware",
     },
-    {"checkpoint", "callbacks", "inference", "report", "outputs"},
+    {"checkpoint", "callbacks", "inference", "report", "outputs", "paper", "counts"},
     {"module", "recall"},
     {"build"},
-    {"run", "costs"},
+    {"run", "costs", "tables"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
