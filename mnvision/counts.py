@@ -10,7 +10,7 @@ from torch import nn
 
 from mnvision.backbones.layers import is_depthwise
 from mnvision.models.create import create_model
-from mnvision.paper import Model
+from mnvision.printed import Model
 from mnvision.profiler import Layer, Profile, profile
 
 Value = int | float | str
@@ -23,8 +23,9 @@ def count(model: Model) -> dict[str, Value]:
     """What one of our models costs, or a part of it, by the keys of the tables' quantities.
 
     Returns:
-        ``mult_adds`` and ``parameters``; ``share_mult_adds`` and ``share_parameters`` of the whole model, 0..1; for a
-        single layer also ``type``, ``filter`` and ``input`` in the words of Table 1.
+        ``mult_adds`` and ``parameters``; ``share_mult_adds`` and ``share_parameters`` of the whole model, 0..1; the
+        whole model's ``whole_mult_adds`` and ``trainable`` parameters; for a single layer also ``type``, ``filter`` and
+        ``input`` in the words of Table 1.
 
     Raises:
         ValueError: If the model has no such part.
@@ -42,6 +43,7 @@ def count(model: Model) -> dict[str, Value]:
         "parameters": part.parameters,
         "share_mult_adds": part.mult_adds / whole.mult_adds,
         "share_parameters": part.parameters / whole.parameters,
+        "whole_mult_adds": whole.mult_adds,
         "trainable": whole.trainable,
     }
     return values | (_layer_words(network, whole, layers[0]) if len(layers) == 1 else {})

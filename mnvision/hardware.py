@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import platform
 import sys
+from pathlib import Path
 
 import torch
 
@@ -12,6 +15,23 @@ logger = logging.getLogger(__name__)
 
 # glibc's mallopt() parameters, from <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def describe_machine() -> str:
+    """The processor, its cores and the GPUs of this machine in a line, without its name."""
+    words = [f"{_processor()}, {os.cpu_count()} cores"]
+    if torch.cuda.is_available():
+        words += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return "; ".join(words)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
+import subprocess
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -13,7 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mnvision import __version__
 from mnvision.errors import UserError
+from mnvision.files import write_text
+from mnvision.hardware import describe_machine
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.ops.image import read_image
 from mnvision.types import Annotations, Detections
@@ -91,6 +97,38 @@ def _new_folder(parent: Path) -> Path:
         except FileExistsError:
             number += 1
             folder = parent / f"{stem}-{number}"
+
+
+def write_origin(folder: Path, *, command: str, words: Sequence[str]) -> None:
+    """Write ``origin.json``: what was typed, when, on which commit and machine, so that numbers can be cited.
+
+    Args:
+        folder: Of the run.
+        command: ``train`` or ``eval``.
+        words: What followed it.
+    """
+    origin = {
+        "command": shlex.join(["mnvision", command, *words]),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": describe_machine(),
+    }
+    write_text(folder / "origin.json", json.dumps(origin, indent=1))
+
+
+def _commit() -> str:
+    """The commit of the checkout that runs, with ``+`` where files differ from it; a release where there is none."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else the repository around it is another one
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return f"mnvision {__version__}"
 
 
 def write_pictures(

@@ -37,6 +37,7 @@ from mnvision.outputs import (
     check_run_folder,
     prediction_entry,
     run_folder,
+    write_origin,
     write_picture,
     write_pictures,
 )
@@ -98,7 +99,7 @@ def train(cfg: Config) -> dict[str, float]:
         start=saved["global_step"] if saved is not None else 0,
     )
     if trainer.is_global_zero:
-        _describe(folder, model, cfg)
+        _describe(folder, model, cfg, command="train")
     logger.info("run folder: %s", folder)
     trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
     if trainer.interrupted:
@@ -156,7 +157,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
     folder = run_folder(cfg)
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
     if trainer.is_global_zero:
-        _describe(folder, model, cfg)
+        _describe(folder, model, cfg, command="eval")
     numbers = _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
     if trainer.is_global_zero:
         write_pictures(
@@ -298,10 +299,11 @@ def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder
     return numbers
 
 
-def _describe(folder: Path, model: TaskModel, cfg: Config) -> None:
-    """Write what the run is: its configuration, and the costs of every layer of its model."""
+def _describe(folder: Path, model: TaskModel, cfg: Config, *, command: str) -> None:
+    """Write what the run is: its configuration, its origin, and the costs of every layer of its model."""
     write_text(folder / "config.yaml", to_yaml(cfg))
     write_text(folder / "profile.csv", profile(model).csv())
+    write_origin(folder, command=command, words=cfg.get("override_words", []))
 
 
 def _report(

@@ -303,6 +303,11 @@ class Tables:
     """Keys of ``tables``."""
 
     format: Literal["markdown", "csv"]
+    output: FilePath | None
+    runs: FilePath | None
+    results: FilePath | None
+    record: FilePath | None
+    row: Annotated[str, "the key of a row"] | None
 
 
 COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "profile": Profile, "tables": Tables}
