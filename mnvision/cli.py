@@ -147,7 +147,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
             overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if names_one_folder(word)]
             _check_sweep(overrides, command=command)
         with contextlib.ExitStack() as stack:
-            if command == "profile" and is_sweep(arguments):
+            if command in ("profile", "tables") and is_sweep(arguments):
                 overrides.append(stack.enter_context(_passing_sweep_folder()))
             _compose(
                 overrides,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnvision.errors import UserError
 
@@ -81,8 +81,8 @@ def draw(plot: Plot) -> Figure:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
-    def entry(label: str, **style: object) -> Line2D:
-        return Line2D([], [], linestyle="", label=label, **{"markersize": 7, "marker": "", **style})  # type: ignore[arg-type]
+    def entry(label: str, **style: Any) -> Line2D:
+        return Line2D([], [], linestyle="", label=label, **{"markersize": 7, "marker": "", **style})
 
     handles = [entry(COLOUR_TITLE)]
     handles += [entry(name, marker="o", color=colour) for name, colour in colours.items()]
@@ -128,7 +128,7 @@ def _styles(groups: Sequence[str], styles: Sequence[str]) -> dict[str, str]:
     return {name: styles[index % len(styles)] for index, name in enumerate(dict.fromkeys(groups))}
 
 
-def _face(colour: str, rank: int) -> dict[str, object]:
+def _face(colour: str, rank: int) -> dict[str, Any]:
     """How the points of a source look."""
     if rank == 0:
         return {"color": colour, "markersize": 6}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from mnvision.checkpoint import SECTION, load_model, read_checkpoint
 from mnvision.errors import UserError
-from mnvision.models.create import resolve_image_size
+from mnvision.models.create import IMAGE_SIZES, resolve_image_size
 from mnvision.profiler import profile, read_costs
 
 MAIN_METRICS = ("map", "top1")  # the number that a task is judged by, where it has it
@@ -59,12 +60,15 @@ def read_sweep(folder: Path) -> list[Run]:
 
 
 def varied_keys(runs: Sequence[Run]) -> list[str]:
-    """The keys in which the runs' configurations differ; runs without one do not count."""
-    configs = [run.config for run in runs if run.config]
-    keys = dict.fromkeys(key for config in configs for key in config)
-    return [
-        key for key in keys if key not in PLACES and any(config.get(key) != configs[0].get(key) for config in configs)
-    ]
+    """The keys in which the runs' configurations differ.
+
+    A key that only some of them have does not count: it came with the choice of a group, whose name differs.
+    """
+    values: dict[str, list[Any]] = {}
+    for run in runs:
+        for key, value in run.config.items():
+            values.setdefault(key, []).append(value)
+    return [key for key, found in values.items() if key not in PLACES and any(value != found[0] for value in found)]
 
 
 def main_metric(runs: Sequence[Run]) -> str:
@@ -118,21 +122,23 @@ def _costs(folder: Path) -> tuple[int, int]:
 
 
 def _image_size(folder: Path, config: Config) -> int | None:
-    """The checkpoint's own word, else what the configuration leads to; with weights, only they know."""
+    """The checkpoint's own word, else what the configuration leads to; None where neither tells."""
     for name in ("best.ckpt", "last.ckpt"):
-        checkpoint = folder / "checkpoints" / name
-        if checkpoint.is_file():
-            return int(read_checkpoint(checkpoint)[SECTION]["model"]["preprocessing"]["size"])
-    task, backbone, data = (config.get(section) or {} for section in ("task", "backbone", "data"))
-    if task.get("weights") and not task.get("image_size"):
+        with contextlib.suppress(UserError, KeyError, TypeError):  # a damaged checkpoint does not hide the numbers
+            return int(read_checkpoint(folder / "checkpoints" / name)[SECTION]["model"]["preprocessing"]["size"])
+    try:
+        task, backbone, data = (config.get(section) or {} for section in ("task", "backbone", "data"))
+        if task["name"] not in IMAGE_SIZES or (task.get("weights") and not task.get("image_size")):
+            return None  # weights bring a size of their own
+        return resolve_image_size(
+            task["name"],
+            image_size=task.get("image_size"),
+            rho=float(backbone.get("rho", 1)),
+            weights=None,
+            preferred=data.get("image_size"),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):  # a configuration that was edited by hand
         return None
-    return resolve_image_size(
-        str(task.get("name")),
-        image_size=task.get("image_size"),
-        rho=float(backbone.get("rho", 1)),
-        weights=None,
-        preferred=data.get("image_size"),
-    )
 
 
 def _flat(config: Config, *, prefix: str = "") -> dict[str, Any]:

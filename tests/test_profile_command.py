@@ -241,7 +241,7 @@ def test_an_unknown_key_is_answered_without_torch(tmp_path):
     assert "did you mean backbone.alpha?" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "predict", "profile"])
+@pytest.mark.parametrize("name", ["train", "eval", "predict", "profile", "tables"])
 def test_no_script_finds_another_in_place_of_a_module(monkeypatch, name):
     """torch imports Python's own ``profile``."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
