@@ -23,8 +23,10 @@ from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, acc
 
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
-PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights")
-PATH_KEYS += ("output", "runs", "results", "record")  # of the command tables
+PATH_KEYS = (
+    *("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights"),
+    *("output", "runs", "results", "record"),  # of tables
+)
 
 Problem = tuple[str, str]  # dotted key, what is wrong with it
 

@@ -241,7 +241,7 @@ def make_run(folder, *, alpha=0.25, size=64, metrics=None, task="ssd", classes=3
         "output_dir": str(folder),
     }
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "profile.csv").write_text(profile(model).csv())
     write_origin(folder, command="eval", words=["ckpt=best.ckpt", "data.root=/a b"])
     if metrics is not None:
