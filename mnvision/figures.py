@@ -72,7 +72,8 @@ def draw(plot: Plot) -> Figure:
         axes.plot(point.x, point.y, linestyle="", marker=markers[point.marker], zorder=3 + rank, **style)
     axes.set_xscale("log")
     low, high = min(point.x for point in points), max(point.x for point in points)
-    axes.set_xlim(low / 1.3, high * 1.3)
+    margin = 1.3 if high > 2 * low else 1.6  # wide enough for a tick, 1, 2 or 5, where all cost the same
+    axes.set_xlim(low / margin, high * margin)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _si(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
