@@ -1,4 +1,4 @@
-"""The command line: ``mnvision train | eval | predict | profile`` and the scripts of ``tools/``.
+"""The command line: ``mnvision train | eval | predict | profile | tables`` and the scripts of ``tools/``.
 
 Hydra composes the configuration and this file checks it, so that every wrong key is answered with the nearest right
 one; only then is the rest of the program loaded, and torch with it.
@@ -46,6 +46,7 @@ COMMANDS = {
     "eval": "measure a checkpoint, or a model with pretrained weights, on a data set",
     "predict": "annotated pictures and a JSON file of what a model finds",
     "profile": "exact mult-adds and parameters of a model, layer by layer; reads no data and no weights",
+    "tables": "the tables of the MobileNet paper beside ours; or the runs of a sweep, side by side",
 }
 HELP = """\
 mnvision {version}: MobileNet for every vision task of its paper
@@ -62,6 +63,7 @@ Examples:
   mnvision eval ckpt=runs/ssd/.../checkpoints/best.ckpt
   mnvision predict ckpt=best.ckpt source=photos/
   mnvision profile backbone.alpha=0.75
+  mnvision tables                                   the tables of the paper beside ours
 
 `mnvision COMMAND --help` lists its groups and every key with its value.
 Set MNVISION_TRACEBACK=1 for the traceback of an error."""
@@ -106,6 +108,11 @@ def main_predict() -> None:
     _launch("predict", sys.argv[1:], program=sys.argv[:1])
 
 
+def main_tables() -> None:
+    """What ``tools/tables.py`` does; the same as ``mnvision tables``."""
+    _launch("tables", sys.argv[1:], program=sys.argv[:1])
+
+
 def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -> None:
     """Compose, check and run; every way out but success is a SystemExit."""
     configure_logging()
@@ -116,7 +123,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
             overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if names_one_folder(word)]
             _check_sweep(overrides, command=command)
         with contextlib.ExitStack() as stack:
-            if command == "profile" and is_sweep(arguments):
+            if command in ("profile", "tables") and is_sweep(arguments):
                 overrides.append(stack.enter_context(_passing_sweep_folder()))
             _compose(
                 overrides,
@@ -195,6 +202,10 @@ def _load(command: str) -> Callable[[dict[str, Any]], object]:
         from mnvision import costs
 
         return costs.print_costs
+    if command == "tables":
+        from mnvision import tables
+
+        return tables.tables
     from mnvision import run
 
     return {"train": run.train, "eval": run.evaluate, "predict": run.predict}[command]

@@ -19,12 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.files import WEIGHT_SUFFIXES
 from mnvision.ops.resolution import input_size
-from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, fields
+from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, fields
 from mnvision.value_types import accepts, choices, describe
 
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
-PATH_KEYS = ("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights")
+PATH_KEYS = (
+    *("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights"),
+    *("output", "runs", "results", "record"),  # of tables
+)
 
 Problem = tuple[str, str]  # dotted key, what is wrong with it
 
@@ -70,9 +73,10 @@ def find_problems(cfg: Mapping[str, Any], *, command: str) -> list[Problem]:
     """Every problem of a plain configuration, in the order of its sections."""
     known = known_keys(cfg, command=command)
     problems: list[Problem] = []
-    for section in SECTIONS:
-        problems += _check_section(section, cfg, known)
-    problems += _check_optimizer(cfg, known)
+    if command not in WITHOUT_SECTIONS:
+        for section in SECTIONS:
+            problems += _check_section(section, cfg, known)
+        problems += _check_optimizer(cfg, known)
     top = {key: value for key, value in cfg.items() if key not in SECTIONS and key != "optimizer"}
     problems += _check_keys(top, fields(COMMANDS[command]), prefix="", known=known)
     problems += _check_together(cfg, command=command, wrong={key for key, _ in problems})
@@ -83,6 +87,8 @@ def find_problems(cfg: Mapping[str, Any], *, command: str) -> list[Problem]:
 def known_keys(cfg: Mapping[str, Any], *, command: str) -> list[str]:
     """All right dotted keys of a command, for the sections that are chosen in ``cfg``, and the sections' own names."""
     keys = [*fields(COMMANDS[command])]
+    if command in WITHOUT_SECTIONS:
+        return keys
     for section in SECTIONS:
         keys += [section, *(f"{section}.{key}" for schema in _schemas(section, cfg) for key in fields(schema))]
     keys += ["optimizer", *(f"optimizer.{key}" for key in ("_target_", "lr", *_mapping(cfg.get("optimizer"))))]
@@ -167,7 +173,7 @@ def check_files(cfg: Mapping[str, Any], *, command: str = "train") -> None:
         ConfigError: One message with a line for each file or folder that is not there.
     """
     paths = {"ckpt": cfg.get("ckpt"), "resume": cfg.get("resume")}
-    reads_all = command != "profile"
+    reads_all = command != "profile" and command not in WITHOUT_SECTIONS
     if reads_all and cfg["data"]["name"] in ("coco", "voc"):
         paths["data.root"] = cfg["data"]["root"]
     for section in ("task", "backbone") if reads_all else ():  # weights may be a name or an address as well

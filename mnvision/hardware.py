@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import platform
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,6 +79,23 @@ def choose_precision(precision: str | int, accelerator: str) -> str:
     if precision != "auto":
         return str(precision)
     return "bf16" if fast_bfloat16(choose_device(accelerator)) else "32"
+
+
+def describe_machine() -> str:
+    """The processor, its cores and the GPUs of this machine in a line, without its name."""
+    words = [f"{_processor()}, {os.cpu_count()} cores"]
+    if torch.cuda.is_available():
+        words += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return "; ".join(words)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:

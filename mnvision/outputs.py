@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
+import subprocess
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -13,10 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mnvision import __version__
 from mnvision.config import to_yaml
 from mnvision.errors import UserError
 from mnvision.files import write_text
-from mnvision.hardware import choose_precision
+from mnvision.hardware import choose_precision, describe_machine
 from mnvision.metrics.coco import CocoMetric
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.ops.image import read_image
@@ -97,6 +101,38 @@ def _new_folder(parent: Path) -> Path:
         except FileExistsError:
             number += 1
             folder = parent / f"{stem}-{number}"
+
+
+def write_origin(folder: Path, *, command: str, words: Sequence[str]) -> None:
+    """Write ``origin.json``: what was typed, when, on which commit and machine, so that numbers can be cited.
+
+    Args:
+        folder: Of the run.
+        command: ``train`` or ``eval``.
+        words: What followed it.
+    """
+    origin = {
+        "command": shlex.join(["mnvision", command, *words]),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": describe_machine(),
+    }
+    write_text(folder / "origin.json", json.dumps(origin, indent=1))
+
+
+def _commit() -> str:
+    """The commit of the checkout that runs, with ``+`` where files differ from it; a release where there is none."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else the repository around it is another one
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return f"mnvision {__version__}"
 
 
 def write_pictures(
@@ -199,10 +235,11 @@ def model_line(model: TaskModel, *, precision: str) -> str:
     )
 
 
-def describe_run(model: TaskModel, *, cfg: Mapping[str, Any], folder: Path) -> None:
-    """Write what the run is: its configuration, and the costs of every layer of its model."""
+def describe_run(model: TaskModel, *, cfg: Mapping[str, Any], folder: Path, command: str) -> None:
+    """Write what the run is: its configuration, its origin, and the costs of every layer of its model."""
     write_text(folder / "config.yaml", to_yaml(cfg))
     write_text(folder / "profile.csv", profile(model).csv())
+    write_origin(folder, command=command, words=cfg.get("override_words", []))
 
 
 def report_run(

@@ -7,13 +7,14 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.layers import is_depthwise
-from mnvision.types import Preprocessing
+from mnvision.types import Preprocessing, UserError
 
 LEFT_OUT = "biases, BatchNorm, activations, pooling and post-processing"
 ATTENTION = "attention"
@@ -178,6 +179,28 @@ def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     statistics = sum(2 * norm.num_features for norm in norms)
     return Profile(tuple(layers), trainable, trainable + statistics, image_size)
+
+
+def read_costs(path: Path, *, part: str = "") -> tuple[int, int]:
+    """Mult-adds and parameters of a run's ``profile.csv``; a layer that runs twice has its parameters once.
+
+    Args:
+        path: The file.
+        part: Start of the names of the layers that are counted.
+
+    Raises:
+        UserError: The file is not there, or no such table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["layer"].startswith(part)]
+        mult_adds = sum(int(row["mult_adds"]) for row in rows)
+        parameters = sum({row["layer"]: int(row["parameters"]) for row in rows}.values())
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); mnvision train and eval write it") from error
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise UserError(f"{path} is no table of layers, as mnvision train and eval write it") from error
+    return mult_adds, parameters
 
 
 def _mult_adds(module: nn.Conv2d | nn.Linear, output: Tensor) -> int:

@@ -98,7 +98,7 @@ def train(cfg: Config) -> dict[str, float]:
         start=saved["global_step"] if saved is not None else 0,
     )
     if trainer.is_global_zero:
-        describe_run(model, cfg=cfg, folder=folder)
+        describe_run(model, cfg=cfg, folder=folder, command="train")
     logger.info("run folder: %s", folder)
     trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
     if trainer.interrupted:
@@ -162,7 +162,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
     folder = run_folder(cfg)
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
     if trainer.is_global_zero:
-        describe_run(model, cfg=cfg, folder=folder)
+        describe_run(model, cfg=cfg, folder=folder, command="eval")
     numbers = _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
     if trainer.is_global_zero:
         write_pictures(

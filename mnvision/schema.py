@@ -286,7 +286,20 @@ class Profile(Command):
     csv: FilePath | None
 
 
-COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "profile": Profile}
+@dataclasses.dataclass
+class Tables:
+    """Keys of ``tables``."""
+
+    format: Literal["markdown", "csv"]
+    output: FilePath | None
+    runs: FilePath | None
+    results: FilePath | None
+    record: FilePath | None
+    row: Annotated[str, "the key of a row"] | None
+
+
+COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "profile": Profile, "tables": Tables}
+WITHOUT_SECTIONS = ("tables",)  # commands that build no model of a configuration
 # The schema of a section by its `name`, or by its `library`, whose names are its own; without both there is one schema.
 SECTIONS: dict[str, dict[str, type]] = {
     "task": {"ssd": SSD, "faster_rcnn": FasterRCNN},

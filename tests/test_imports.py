@@ -26,6 +26,10 @@ LAYERS = [
         "visualize",
         "charts",
         "page",
+        "figures",
+        "printed",
+        "paper",
+        "paper_tasks",
         "profiler",
         "schema",
         "value_types",
@@ -34,10 +38,10 @@ LAYERS = [
         "console",
         "hardware",
     },
-    {"checkpoint", "callbacks", "inference", "report", "outputs"},
+    {"checkpoint", "callbacks", "inference", "report", "outputs", "counts", "sweep", "results", "side_by_side"},
     {"module", "recall"},
     {"build"},
-    {"run", "costs"},
+    {"run", "costs", "tables"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -51,6 +55,7 @@ HOMES = {
     "faster_coco_eval": {"metrics.reference"},
     "h5py": {"backbones.weights"},
     "timm": {"backbones.timm_adapter"},
+    "matplotlib": {"figures"},
     "onnx": set(),
 }
 

@@ -47,7 +47,7 @@ OVERFIT = (
 )
 LONG = ("trainer.max_epochs=4", "data.augment=ssd")
 # Of a training and of an evaluation.
-OUTPUTS = {"config.yaml", "metrics.json", "predictions.json", "profile.csv", "report.html"}
+OUTPUTS = {"config.yaml", "metrics.json", "origin.json", "predictions.json", "profile.csv", "report.html"}
 
 
 @pytest.fixture(autouse=True)
