@@ -50,6 +50,7 @@ class FasterRCNN:
     image_size: Pixels | None
     form: Literal["c4", "fpn"] | None
     weights: Weights | None
+    anchor_sizes: list[Positive] | None
     proposals: Count | None
     train_proposals: Count | None
     rpn_nms_iou: Fraction

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # a class of its own.
 TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classifier}
 # What weights say of the head they were trained in, where they are of a whole model.
-HEAD_OPTIONS = ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale")
+HEAD_OPTIONS = ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale", "anchor_sizes")
 IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224}
 FORM_SIZES = {("ssd", "fpn"): 640}  # of forms that have another one than their task
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -115,6 +116,8 @@ class FasterRCNN(Detector):
         num_classes: Classes without background.
         preprocessing: Input size, mean and standard deviation.
         form: ``c4`` or ``fpn``.
+        anchor_sizes: Square roots of the anchors' areas in input pixels, rising; three shapes each. None, here and
+            below, is the form's own (``FORMS``).
         proposals: Proposals a picture in prediction; None, here and below, is the form's own
             (``faster_rcnn_forms.FORMS``).
         train_proposals: Proposals a picture that are sampled from in training.
@@ -146,6 +149,7 @@ class FasterRCNN(Detector):
         num_classes: int,
         preprocessing: Preprocessing,
         form: Form = "fpn",
+        anchor_sizes: Sequence[float] | None = None,
         proposals: int | None = None,
         train_proposals: int | None = None,
         rpn_nms_iou: float = 0.7,
@@ -167,6 +171,9 @@ class FasterRCNN(Detector):
         if not rpn_low <= rpn_high:
             raise UserError(f"task.rpn_low {rpn_low} must not be above task.rpn_high {rpn_high}")
         settings = FORMS[form]
+        sizes = settings.sizes if anchor_sizes is None else tuple(anchor_sizes)
+        if not sizes or list(sizes) != sorted({size for size in sizes if size > 0}):
+            raise UserError(f"task.anchor_sizes must be rising numbers of pixels, at least one; got {list(sizes)}")
 
         def own(value: float | None, name: str) -> float:
             return getattr(settings, name) if value is None else value
@@ -208,14 +215,12 @@ class FasterRCNN(Detector):
         self.rpn = RPNHead(
             self.levels[0].channels,
             settings.rpn_depth,
-            anchors=3 * len(settings.sizes),
+            anchors=3 * len(sizes),
             columns=2 if form == "c4" else 1,
         )
         grids = map_sizes(preprocessing.size, self.levels)
-        self.anchor_counts = [3 * len(settings.sizes) * grid**2 for grid in grids]
-        anchors = grid_anchors(
-            grids, [level.stride for level in self.levels], sizes=settings.sizes, rounded=settings.rounded
-        )
+        self.anchor_counts = [3 * len(sizes) * grid**2 for grid in grids]
+        anchors = grid_anchors(grids, [level.stride for level in self.levels], sizes=sizes, rounded=settings.rounded)
         self.register_buffer("anchors", anchors, persistent=False)
 
     def forward(self, images: Tensor) -> FasterRCNNOutput:

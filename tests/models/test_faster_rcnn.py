@@ -286,6 +286,21 @@ def test_the_second_stage_sees_only_what_was_proposed(form):
     assert all(len(found.scores) == 0 for found in for_inference(nothing).predict(images, score_threshold=0.0))
 
 
+def test_anchor_sizes(tmp_path):
+    options = {"form": "c4", "anchor_sizes": [16.0, 48.0]}
+    model = create_model("faster_rcnn", alpha=0.25, image_size=96, classes=["a", "b"], task_options=options)
+    assert model.anchors.shape == (6 * 6 * 6, 4)  # a grid of 6x6, three shapes of each size
+    areas = model.anchors[:, 2:].prod(1).sqrt()
+    torch.testing.assert_close(areas.unique(sorted=True).round(decimals=3).unique(), torch.tensor([16.0, 48.0]))
+    save_model(model, tmp_path / "model.ckpt")
+    tuned = create_model("faster_rcnn", alpha=0.25, classes=["a", "b"], weights=str(tmp_path / "model.ckpt"))
+    assert tuned.spec.task_options["anchor_sizes"] == [16.0, 48.0]
+    torch.testing.assert_close(tuned.anchors, model.anchors)
+    for wrong in ([], [32.0, 16.0], [16.0, 16.0], [-1.0, 16.0]):
+        with pytest.raises(UserError, match="rising numbers of pixels"):
+            make(anchor_sizes=wrong)
+
+
 def test_crowds_teach_nothing():
     model = make("fpn")
     made = batch(size=96, counts=(2,))
