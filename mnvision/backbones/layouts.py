@@ -22,6 +22,8 @@ Arrays = Mapping[str, np.ndarray]
 
 # TensorFlow predicts (y, x, height, width) codes, we (x, y, width, height).
 BOX_ORDER = (1, 0, 3, 2)
+# What weights of a whole model say of the head that they were trained in.
+HEAD_OPTIONS = ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale", "anchor_sizes")
 # Options of a backbone that say how it was trained, not what it is.
 TRAINING_OPTIONS = ("norm_momentum", "freeze", "norm")
 
@@ -36,7 +38,7 @@ class Weights:
         settings: What a builder takes where the user left a key null: ``padding norm_eps activation`` of the backbone
             and the options of its family; ``mean std`` (per RGB channel, in units of 0..255); of a whole network its
             input's side ``image_size`` in pixels, and for a detector ``form loss focal_alpha focal_gamma min_scale
-            max_scale``. ``name alpha`` of the backbone are there to check by. A key is absent where the file does not
+            max_scale anchor_sizes``. ``name alpha`` of the backbone are there to check by. A key is absent where the file does not
             tell.
         classes: The name of each label 1..K, None where the network has a slot without a class; None if unknown.
         category_ids: The id of each label in the data set trained on, like ``classes``; None if unknown.
@@ -229,7 +231,7 @@ def from_ours(tensors: Mapping[str, Tensor], *, spec: Mapping[str, Any] | None =
     settings, spec = architecture_of(kept), spec or {}
     settings |= {key: value for key, value in spec.get("backbone_options", {}).items() if key not in TRAINING_OPTIONS}
     for part, keys in (
-        ("task_options", ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale")),
+        ("task_options", HEAD_OPTIONS),
         ("preprocessing", ("mean", "std")),
     ):
         settings |= {key: spec[part][key] for key in keys if key in spec.get(part, {})}

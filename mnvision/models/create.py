@@ -9,6 +9,7 @@ from typing import Any
 
 from mnvision.backbones import create_backbone
 from mnvision.backbones.base import family_options
+from mnvision.backbones.layouts import HEAD_OPTIONS
 from mnvision.backbones.weights import Weights, load_weights, read_weights
 from mnvision.errors import UserError, did_you_mean
 from mnvision.models.base import ModelSpec, TaskModel
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 # Task names are the names of the configuration's `task` group. A plain table, so that a checkpoint can never name
 # a class of its own.
 TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classifier}
-# What weights say of the head they were trained in, where they are of a whole model.
-HEAD_OPTIONS = ("form", "loss", "focal_alpha", "focal_gamma", "min_scale", "max_scale", "anchor_sizes")
 IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224}
 FORM_SIZES = {("ssd", "fpn"): 640}  # of forms that have another one than their task
 
