@@ -38,8 +38,8 @@ class Weights:
         settings: What a builder takes where the user left a key null: ``padding norm_eps activation`` of the backbone
             and the options of its family; ``mean std`` (per RGB channel, in units of 0..255); of a whole network its
             input's side ``image_size`` in pixels, and for a detector ``form loss focal_alpha focal_gamma min_scale
-            max_scale anchor_sizes``. ``name alpha`` of the backbone are there to check by. A key is absent where the file does not
-            tell.
+            max_scale anchor_sizes``. ``name alpha`` of the backbone are there to check by. A key is absent where the
+            file does not tell.
         classes: The name of each label 1..K, None where the network has a slot without a class; None if unknown.
         category_ids: The id of each label in the data set trained on, like ``classes``; None if unknown.
         folded: Whether BatchNorm was folded into the convolutions.
