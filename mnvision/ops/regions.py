@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
+from torchvision.ops import roi_align as compiled_roi_align
 
 from mnvision.ops.boxes import area
 from mnvision.types import FeatureLevel
@@ -23,19 +23,63 @@ def crop_regions(maps: list[Tensor], levels: list[FeatureLevel], boxes: Tensor, 
     regions = torch.cat((batch.unsqueeze(1).to(boxes), boxes), dim=1)  # [R, 5]
     maps = [features.float() for features in maps]  # bfloat16 could not place a box to the pixel
     if len(maps) == 1:
-        return roi_align(maps[0], regions, side, 1 / levels[0].stride, sampling_ratio=1, aligned=True)
+        return roi_align(maps[0], regions, side=side, stride=levels[0].stride, samples=1, aligned=True)
     maps, levels = maps[:-1], levels[:-1]
     finest, coarsest = (levels[at].stride.bit_length() - 1 for at in (0, -1))
     # A region of 224 pixels a side belongs to stride 16.
     wanted = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224) + 1e-6).clamp(finest, coarsest)
     if finest == coarsest or boxes.is_meta:  # the profiler asks for shapes only
-        return _align(maps[0], regions, side, levels[0].stride)
+        return roi_align(maps[0], regions, side=side, stride=levels[0].stride, samples=2, aligned=False)
     crops = maps[0].new_zeros(len(boxes), maps[0].shape[1], side, side)
     for features, level in zip(maps, levels, strict=True):
         rows = (wanted == level.stride.bit_length() - 1).nonzero().squeeze(1)
-        crops = crops.index_put((rows,), _align(features, regions[rows], side, level.stride))
+        found = roi_align(features, regions[rows], side=side, stride=level.stride, samples=2, aligned=False)
+        crops = crops.index_put((rows,), found)
     return crops
 
 
-def _align(features: Tensor, regions: Tensor, side: int, stride: int) -> Tensor:
-    return roi_align(features, regions, side, 1 / stride, sampling_ratio=2)
+def roi_align(features: Tensor, regions: Tensor, *, side: int, stride: int, samples: int, aligned: bool) -> Tensor:
+    """Average bilinear samples in each cell of each region (RoIAlign, arXiv:1703.06870, section 3).
+
+    The same as torchvision's, whose gradient on a CPU goes from sample to sample on one thread; there the samples are
+    two matrix products a picture instead, one along each axis.
+
+    Args:
+        features: float32 [B, C, H, W].
+        regions: [R, 5]: picture, then xyxy in input pixels.
+        side: Cells along one side of a crop.
+        stride: Input pixels of a cell of the map.
+        samples: Along one side of a cell.
+        aligned: Whether pixel centres lie half a pixel in, and regions may be smaller than a cell of the map.
+
+    Returns:
+        [R, C, side, side].
+    """
+    if not (features.requires_grad and torch.is_grad_enabled() and features.device.type == "cpu"):
+        return compiled_roi_align(features, regions, side, 1 / stride, samples, aligned)
+    corners = regions[:, 1:] / stride - (0.5 if aligned else 0.0)
+    height, width = features.shape[-2:]
+    columns = _sampling(corners[:, 0], corners[:, 2], width, side=side, samples=samples, shrinks=aligned)  # [R, s, W]
+    rows = _sampling(corners[:, 1], corners[:, 3], height, side=side, samples=samples, shrinks=aligned)  # [R, s, H]
+    crops, places = [], []
+    for picture, plane in enumerate(features.permute(0, 2, 3, 1)):  # [H, W, C]
+        place = (regions[:, 0] == picture).nonzero().squeeze(1)
+        lines = rows[place].flatten(0, 1) @ plane.flatten(1)  # [n * s, W * C]
+        lines = lines.view(len(place), side, width, features.shape[1])
+        crops.append(columns[place].unsqueeze(1) @ lines)  # [n, s, s, C]
+        places.append(place)
+    found, order = torch.cat(crops).permute(0, 3, 1, 2), torch.cat(places)
+    if bool((order.diff() > 0).all()):  # picture by picture, as regions come
+        return found
+    return found.index_select(0, order.argsort())
+
+
+def _sampling(low: Tensor, high: Tensor, size: int, *, side: int, samples: int, shrinks: bool) -> Tensor:
+    """What each point of a line adds to each cell of spans [R] ``low..high`` of it: [R, side, size]."""
+    extent = high - low if shrinks else (high - low).clamp(min=1.0)
+    at = (torch.arange(side * samples, device=low.device) + 0.5) / samples  # in cells
+    places = low.unsqueeze(1) + at * (extent / side).unsqueeze(1)  # [R, side * samples]
+    inside = (places >= -1) & (places <= size)  # further out there is nothing
+    distance = places.clamp(0, size - 1).unsqueeze(-1) - torch.arange(size, device=low.device)
+    weights = (1 - distance.abs()).clamp(min=0) * inside.unsqueeze(-1)
+    return weights.unflatten(1, (side, samples)).mean(2)
