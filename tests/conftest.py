@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,11 @@ def shared_weights() -> Path:
 def logging_as_before():
     """Undo what the command line sets up."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, show = list(root.handlers), root.level, warnings.showwarning
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    warnings.showwarning = show
 
 
 @pytest.fixture

@@ -770,12 +770,10 @@ def test_a_wrong_optimizer_leaves_nothing_behind(root, tmp_path):
 
 
 @pytest.fixture
-def start(monkeypatch, tmp_path, capfd):
-    """Run the program in an empty folder: (exit status, lines on stderr that are no log)."""
+def start(logging_as_before, monkeypatch, tmp_path, capfd):
+    """Run the program in an empty folder: (exit status, what stands on stderr)."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    root_logger = logging.getLogger()
-    handlers, level, show = list(root_logger.handlers), root_logger.level, cli.warnings.showwarning
 
     def start(*words):
         monkeypatch.setattr(sys, "argv", ["mnvision", *words])
@@ -785,10 +783,7 @@ def start(monkeypatch, tmp_path, capfd):
             return int(error.code or 0), capfd.readouterr().err
         return 0, capfd.readouterr().err
 
-    yield start
-    root_logger.handlers[:] = handlers
-    root_logger.setLevel(level)
-    cli.warnings.showwarning = show
+    return start
 
 
 @pytest.fixture
