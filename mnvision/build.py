@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnvision.callbacks import BestCheckpoint, LastCheckpoint
-from mnvision.config import OPTIMIZERS, resolve_target
+from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
@@ -29,7 +29,6 @@ from mnvision.types import Preprocessing
 logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
-MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map"}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 

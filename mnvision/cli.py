@@ -140,7 +140,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
         raise SystemExit(print_error(error)) from None
 
 
-def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfig], None]) -> None:
+def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfig], float | None]) -> None:
     """Let Hydra compose the configuration and call ``job`` with it: once, or for every job of a sweep.
 
     Raises:
@@ -151,12 +151,12 @@ def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfi
     full_error = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors, where it would print them and leave
     user_choice = os.environ.get(full_error, "0")
 
-    def task(cfg: DictConfig) -> None:
+    def task(cfg: DictConfig) -> float | None:
         nonlocal started
         started = True
         with _process(sys.argv, {**os.environ, full_error: user_choice}):
             try:
-                job(cfg)
+                return job(cfg)
             except UserError as error:
                 raise SystemExit(print_error(error)) from None
 
@@ -170,8 +170,12 @@ def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfi
             raise UserError(_explain(error)) from error
 
 
-def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Sequence[str]) -> None:
-    """Check the composed configuration; then load the program and run the command."""
+def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Sequence[str]) -> float | None:
+    """Check the composed configuration; then load the program and run the command.
+
+    Returns:
+        What a sweeper that searches may improve: the number that chooses the best checkpoint, where there is one.
+    """
     hydra_cfg = HydraConfig.get()
     plain = _prepare(cfg, command=command)
     job_arguments = list(arguments)
@@ -192,8 +196,9 @@ def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Se
     function = _load(command)
     # Lightning starts the processes of further GPUs with sys.argv: each must run this one job and no other.
     with _process([*program, *job_arguments], os.environ):
-        function(plain)
+        result = function(plain)
     _leave_process_group()
+    return result.get(config.MONITOR.get(plain["task"]["name"], "")) if isinstance(result, dict) else None
 
 
 def _load(command: str) -> Callable[[dict[str, Any]], object]:
@@ -240,11 +245,12 @@ def _passing_sweep_folder() -> Iterator[str]:
         yield "hydra.sweep.dir=" + quote(folder)
 
 
-def _check_job(cfg: DictConfig, *, command: str) -> None:
+def _check_job(cfg: DictConfig, *, command: str) -> float | None:
     try:
         _prepare(cfg, command=command)
     except UserError as error:
         raise UserError(f"job {HydraConfig.get().job.override_dirname.replace('++', '')}: {error}") from error
+    return None
 
 
 def _check_hydra_keys(arguments: Sequence[str]) -> None:

@@ -22,6 +22,8 @@ from mnvision.ops.resolution import input_size
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, fields
 from mnvision.value_types import accepts, choices, describe
 
+# Of each task the number that is largest for the best checkpoint.
+MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map"}
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
 PATH_KEYS = (

@@ -117,7 +117,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png")]
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({"svg.hashsalt": stem.name}):
+        with matplotlib.rc_context({"svg.hashsalt": stem.name, "svg.fonttype": "none"}):
             figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
             figure.savefig(paths[1], metadata={"Software": None})
     except OSError as error:
