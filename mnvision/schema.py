@@ -53,6 +53,7 @@ class FasterRCNN:
     anchor_sizes: list[Positive] | None
     proposals: Count | None
     train_proposals: Count | None
+    rpn_pre_nms_top_k: Count | None
     rpn_nms_iou: Fraction
     rpn_score_threshold: Fraction | None
     rpn_batch: Count

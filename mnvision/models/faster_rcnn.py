@@ -121,6 +121,7 @@ class FasterRCNN(Detector):
         proposals: Proposals a picture in prediction; None, here and below, is the form's own
             (``faster_rcnn_forms.FORMS``).
         train_proposals: Proposals a picture that are sampled from in training.
+        rpn_pre_nms_top_k: Anchors of each level that go into their suppression, in prediction.
         rpn_nms_iou: Overlap above which the weaker of two proposals is dropped.
         rpn_score_threshold: Proposals of a smaller probability are dropped.
         rpn_batch: Anchors a picture that the region proposal network learns from; up to half are positive.
@@ -152,6 +153,7 @@ class FasterRCNN(Detector):
         anchor_sizes: Sequence[float] | None = None,
         proposals: int | None = None,
         train_proposals: int | None = None,
+        rpn_pre_nms_top_k: int | None = None,
         rpn_nms_iou: float = 0.7,
         rpn_score_threshold: float | None = None,
         rpn_batch: int = 256,
@@ -190,6 +192,7 @@ class FasterRCNN(Detector):
         self.settings, self.form = settings, form
         self.proposals = int(own(proposals, "proposals"))
         self.train_proposals = int(own(train_proposals, "train_proposals"))
+        self.rpn_pre_nms_top_k = int(own(rpn_pre_nms_top_k, "pre_nms_top_k"))
         self.rpn_nms_iou, self.rpn_score_threshold = rpn_nms_iou, own(rpn_score_threshold, "rpn_threshold")
         self.rpn_batch, self.rpn_high, self.rpn_low = rpn_batch, rpn_high, rpn_low
         self.roi_batch, self.roi_positive, self.roi_iou = int(own(roi_batch, "roi_batch")), roi_positive, roi_iou
@@ -227,7 +230,7 @@ class FasterRCNN(Detector):
         """Map images [B, 3, S, S], uint8 or float in 0..255, to the tensors of ``FasterRCNNOutput``."""
         maps = self._features(images)
         objectness, offsets = self.rpn(maps)
-        found = self._propose(objectness, offsets, count=self.proposals, top_k=self.settings.pre_nms_top_k)
+        found = self._propose(objectness, offsets, count=self.proposals, top_k=self.rpn_pre_nms_top_k)
         logits, boxes = self._classify_found(maps, found)
         return FasterRCNNOutput(objectness, offsets, found.boxes, found.scores, logits, boxes)
 
