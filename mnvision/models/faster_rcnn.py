@@ -307,7 +307,9 @@ class FasterRCNN(Detector):
             threshold=self.rpn_score_threshold,
             top_k=top_k,
         )
-        return suppress(found, iou=self.rpn_nms_iou, max_detections=count, image_size=self.preprocessing.size)
+        return suppress(
+            found, iou=self.rpn_nms_iou, max_detections=count, image_size=self.preprocessing.size, few_labels=True
+        )
 
     def _classify_found(self, maps: list[Tensor], found: Candidates) -> tuple[Tensor, Tensor]:
         """Logits [B, P, K+1] and offsets [B, P, K, 4] of proposals; zeros where there are fewer."""

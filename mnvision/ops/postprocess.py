@@ -123,11 +123,21 @@ def _best_pairs(scores: Tensor, *, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     return best, rows.gather(1, index // classes), index % classes + 1
 
 
-def suppress(candidates: Candidates, *, iou: float, max_detections: int, image_size: int) -> Candidates:
+def suppress(
+    candidates: Candidates, *, iou: float, max_detections: int, image_size: int, few_labels: bool = False
+) -> Candidates:
     """Greedy non-maximum suppression within each class of each picture.
 
     One call a picture, over all its classes: the work grows with the square of the boxes in a call, so a call for the
-    whole batch would take as many times longer as there are pictures.
+    whole batch would take as many times longer as there are pictures. Where thousands of boxes have a few labels, as
+    the levels of a pyramid, a call for each label takes less again.
+
+    Args:
+        candidates: Best first.
+        iou: Overlap above which the weaker of two boxes of a class is dropped.
+        max_detections: Survivors of a picture at most.
+        image_size: Side of the input in pixels.
+        few_labels: Whether to make a call for each label.
 
     Returns:
         The survivors, best first, padded to ``max_detections`` a picture with boxes and labels 0 and scores -1.
@@ -137,14 +147,12 @@ def suppress(candidates: Candidates, *, iou: float, max_detections: int, image_s
     if boxes.is_meta:  # only shapes are asked for, as by the profiler
         most = min(max_detections, count)
         return Candidates(boxes[:, :most], scores[:, :most], labels[:, :most])
-    # Every class moves to a square of its own, so that boxes of different classes never overlap.
-    # float64: with float32 the far squares would lose the fractions of a pixel. Apple's GPUs have none.
-    device = torch.device("cpu") if boxes.device.type == "mps" else boxes.device
-    apart = boxes.to(device).double() + (labels.to(device) * (image_size + 1)).unsqueeze(-1)
-    ranks = scores.to(device).double()
-    alive = torch.zeros_like(scores, dtype=torch.bool)
-    for row, number in enumerate((scores > 0).sum(1).tolist()):  # best first: the usable ones are a prefix
-        alive[row, torchvision.ops.nms(apart[row, :number], ranks[row, :number], iou).to(alive.device)] = True
+    counts = (scores > 0).sum(1).tolist()  # best first: the usable ones are a prefix
+    alive = (
+        _survivors_by_label(candidates, counts, iou=iou)
+        if few_labels
+        else _survivors(candidates, counts, iou=iou, image_size=image_size)
+    )
     final, order = scores.masked_fill(~alive, -1.0).topk(min(max_detections, count), dim=1)
     empty = final < 0
     return Candidates(
@@ -152,3 +160,28 @@ def suppress(candidates: Candidates, *, iou: float, max_detections: int, image_s
         scores=final,
         labels=labels.gather(1, order).masked_fill(empty, 0),
     )
+
+
+def _survivors(candidates: Candidates, counts: Sequence[int], *, iou: float, image_size: int) -> Tensor:
+    """Which of [B, N] candidates survive; only the first ``counts`` of each picture are usable."""
+    boxes, scores, labels = candidates
+    # Every class moves to a square of its own, so that boxes of different classes never overlap.
+    # float64: with float32 the far squares would lose the fractions of a pixel. Apple's GPUs have none.
+    device = torch.device("cpu") if boxes.device.type == "mps" else boxes.device
+    apart = boxes.to(device).double() + (labels.to(device) * (image_size + 1)).unsqueeze(-1)
+    ranks = scores.to(device).double()
+    alive = torch.zeros_like(scores, dtype=torch.bool)
+    for row, number in enumerate(counts):
+        alive[row, torchvision.ops.nms(apart[row, :number], ranks[row, :number], iou).to(alive.device)] = True
+    return alive
+
+
+def _survivors_by_label(candidates: Candidates, counts: Sequence[int], *, iou: float) -> Tensor:
+    """The same, label by label."""
+    alive = torch.zeros_like(candidates.scores, dtype=torch.bool)
+    for row, number in enumerate(counts):
+        boxes, scores, labels = (values[row, :number] for values in candidates)
+        for label in labels.unique().tolist():
+            places = (labels == label).nonzero().squeeze(1)
+            alive[row, places[torchvision.ops.nms(boxes[places], scores[places], iou)]] = True
+    return alive
