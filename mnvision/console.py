@@ -81,3 +81,11 @@ def print_interrupted() -> int:
 def print_text(text: str, *, stream: TextIO | None = None) -> None:
     """Print at once: to stdout, or to the stream of the moment that is given."""
     print(text, file=stream or sys.stdout, flush=True)
+
+
+def print_result(text: str) -> None:
+    """Print what a command is about; the reader of a pipe, such as ``head``, may have seen enough before its end."""
+    try:
+        print(text, end="" if text.endswith("\n") else "\n", flush=True)
+    except BrokenPipeError:  # what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

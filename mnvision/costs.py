@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 
 from mnvision import build
 from mnvision.checkpoint import load_model
+from mnvision.console import print_result
 from mnvision.errors import UserError
 from mnvision.models.base import TaskModel
 from mnvision.profiler import Profile, profile
@@ -37,7 +36,7 @@ def print_costs(cfg: Config) -> Profile:
     found = profile(model)
     if cfg["csv"]:
         _write(found.csv(), Path(cfg["csv"]))
-    _print(f"{_title(model)}\n\n{found.table()}")
+    print_result(f"{_title(model)}\n\n{found.table()}")
     return found
 
 
@@ -88,10 +87,3 @@ def _write(text: str, path: Path) -> None:
     except OSError as error:
         raise UserError(f"csv: {path} cannot be written ({error.strerror}); give the path of a file") from error
     logger.info("written: %s", path)
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough; what Python flushes at its end goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnvision.console import print_result
 from mnvision.counts import count
 from mnvision.errors import UserError
 from mnvision.figures import Plot, Point, draw, save
@@ -65,7 +64,7 @@ def tables(cfg: Config) -> str:
         texts = {"markdown": paper_markdown(known), "csv": tables_csv(TABLES, results=known)}
     if cfg["output"]:
         _write(Path(cfg["output"]), name=name, texts=texts, plots=plots)
-    _print(texts[cfg["format"]])
+    print_result(texts[cfg["format"]])
     return texts[cfg["format"]]
 
 
@@ -133,7 +132,7 @@ def _record(run: Path, *, row: str, results: Path) -> str:
     added = record(run, row=row, path=results)
     text = "".join(f"{one.row} {one.metric} = {one.value:g}, {one.data}, {one.date}, {one.commit}\n" for one in added)
     logger.info("recorded in %s", results)
-    _print(text)
+    print_result(text)
     return text
 
 
@@ -145,10 +144,3 @@ def _write(folder: Path, *, name: str, texts: Mapping[str, str], plots: Mapping[
     for stem, plot in plots.items():
         save(draw(plot), folder / "images" / stem)
     logger.info("written: %s", folder / f"{name}.md")
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough; what Python flushes at its end goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
