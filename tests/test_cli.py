@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 
 import mnvision
@@ -33,7 +34,7 @@ class Run(types.ModuleType):
 
     def keep(self, name, cfg):
         self.calls.append((name, cfg, list(sys.argv), dict(os.environ)))
-        self.act(cfg)
+        return self.act(cfg)
 
 
 @pytest.fixture
@@ -351,6 +352,17 @@ def test_a_process_of_a_sweep_runs_its_own_job_alone(run, start, tmp_path):
         assert run.calls[-1][1]["output_dir"] == f"{tmp_path}/out put/{number}"
     assert [path.name for path in (tmp_path / "out put").iterdir()] == ["multirun.yaml"]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_improves_the_number_of_the_best_checkpoint(run, start, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    run.act = lambda cfg: {"val/map": 1 - abs(cfg["optimizer"]["lr"] - 0.3), "val/loss": 0.0}
+    words = ("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=3")
+    assert start("train", "-m", *words, "optimizer.lr=choice(0.1,0.3,0.9)", "output_dir=search")[0] == 0
+    tried = [cfg["optimizer"]["lr"] for _, cfg, *_ in run.calls]
+    found = yaml.safe_load((tmp_path / "search" / "optimization_results.yaml").read_text())
+    assert len(tried) == 3
+    assert found["best_value"] == pytest.approx(max(1 - abs(lr - 0.3) for lr in tried))
 
 
 def test_a_run_does_not_inherit_the_environment_of_the_one_before(run, start):
