@@ -12,8 +12,8 @@ default on MobileNet V1 alpha 0.75. Each side in a process of its own with its o
 from __future__ import annotations
 
 import argparse
+import functools
 import platform
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def main() -> None:
     print(f"torchvision: {torchvision_mult_adds(settled, side=SIDE) / 1e6:,.0f} M mult-adds with all proposals")
     for name in OURS:
         print(f"\nours: {name}, {profile(our_model(name)).mult_adds / 1e6:,.0f} M mult-adds with all proposals")
-        sides = [Side(theirs, keep_memory=False), Side(MAKERS[name], keep_memory=True)]
+        sides = [Side(theirs, keep_memory=False), Side(functools.partial(ours, name), keep_memory=True)]
         compare(sides, TESTS, quick=options.quick)
 
 
@@ -94,24 +94,6 @@ def ours(name: str) -> dict[str, Action]:
         optimizer.step()
 
     return {"predict": lambda: quick.predict([picture()]), "step": step}
-
-
-def same_network() -> dict[str, Action]:
-    return ours("the same network")
-
-
-def fewer_regions() -> dict[str, Action]:
-    return ours("the same network, 128 regions")
-
-
-def mobilenet_v1() -> dict[str, Action]:
-    return ours("MobileNet V1 alpha 0.75")
-
-
-# A process is started with a function of a module: it cannot be given a lambda.
-MAKERS: dict[str, Callable[[], dict[str, Action]]] = dict(
-    zip(OURS, (same_network, fewer_regions, mobilenet_v1), strict=True)
-)
 
 
 def theirs() -> dict[str, Action]:

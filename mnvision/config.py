@@ -79,7 +79,8 @@ def find_problems(cfg: Mapping[str, Any], *, command: str) -> list[Problem]:
         for section in SECTIONS:
             problems += _check_section(section, cfg, known)
         problems += _check_optimizer(cfg, known)
-    top = {key: value for key, value in cfg.items() if key not in SECTIONS and key != "optimizer"}
+    sections = () if command in WITHOUT_SECTIONS else (*SECTIONS, "optimizer")
+    top = {key: value for key, value in cfg.items() if key not in sections}
     problems += _check_keys(top, fields(COMMANDS[command]), prefix="", known=known)
     problems += _check_together(cfg, command=command, wrong={key for key, _ in problems})
     order = {section: place for place, section in enumerate(cfg)}

@@ -49,6 +49,11 @@ def count(model: Model) -> dict[str, Value]:
     return values | (_layer_words(network, whole, layers[0]) if len(layers) == 1 else {})
 
 
+def layer_names(model: Model) -> set[str]:
+    """The layers of the whole model, by their paths."""
+    return {layer.name for layer in _build(model.whole)[1].layers}
+
+
 def rounds_to(value: Value, printed: str, *, unit: float | None) -> bool:
     """Whether a value, rounded half up, has the digits that are printed; a text has to be the same.
 

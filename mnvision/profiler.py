@@ -195,12 +195,21 @@ def read_costs(path: Path, *, part: str = "") -> tuple[int, int]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["layer"].startswith(part)]
         mult_adds = sum(int(row["mult_adds"]) for row in rows)
-        parameters = sum({row["layer"]: int(row["parameters"]) for row in rows}.values())
+        once: dict[str, int] = {}
+        for row in rows:  # of a layer that levels share, only one row counts its weights
+            once[row["layer"]] = max(once.get(row["layer"], 0), int(row["parameters"]))
+        parameters = sum(once.values())
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); mnvision train and eval write it") from error
     except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
         raise UserError(f"{path} is no table of layers, as mnvision train and eval write it") from error
     return mult_adds, parameters
+
+
+def read_layer_names(path: Path) -> set[str]:
+    """The layers that a run's ``profile.csv``, which ``read_costs`` has found to be one, is about."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["layer"] for row in csv.DictReader(file)}
 
 
 def _mult_adds(module: nn.Conv2d | nn.Linear, output: Tensor) -> int:

@@ -14,7 +14,10 @@ Config = dict[str, Any]
 # Keys of the trainer that the numbers of an evaluation depend on.
 MEASURING = ("trainer.precision", "trainer.channels_last", "trainer.limit_val_batches")
 # Keys of a task that choose among what its network finds.
-SELECTION = ("score_threshold", "nms_iou", "pre_nms_top_k", "max_detections")
+SELECTION = (
+    *("score_threshold", "nms_iou", "pre_nms_top_k", "max_detections"),
+    *("proposals", "rpn_pre_nms_top_k", "rpn_nms_iou", "rpn_score_threshold"),  # of Faster R-CNN
+)
 
 
 def recall(cfg: Config, saved: Config, *, keys: Sequence[str] | None = None) -> Config:
@@ -84,7 +87,7 @@ def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
     if wrong:
         raise UserError(
             f"{', '.join(wrong)}: the model is that of the checkpoint, and cannot be another one; leave it out "
-            f"(task.{', task.'.join(SELECTION)} can change)"
+            f"({', '.join(f'task.{name}' for name in SELECTION if hasattr(model, name))} can change)"
         )
 
 

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
-from mnvision.counts import count
+from mnvision.counts import count, layer_names
 from mnvision.errors import UserError, did_you_mean
 from mnvision.files import write_text
 from mnvision.paper_tasks import TABLES
 from mnvision.printed import Model, Quantity, Row
-from mnvision.profiler import read_costs
+from mnvision.profiler import read_costs, read_layer_names
 
+DATA = {"table13": "coco"}  # which data set the runs of a table must be of
 SPLIT = "val"  # what is reported; a model's numbers on its own training pictures are none of the paper's
 
 
@@ -103,6 +104,7 @@ def record(run: Path, *, row: str, path: Path) -> list[Result]:
     numbers = _read(run / "metrics.json", "a finished run has one")
     cfg = _read(run / "config.yaml", "a run of mnvision train or eval has one")
     origin = _read(run / "origin.json", "runs of older releases have none: measure the model again with mnvision eval")
+    _check_data(run, cfg, row=row)
     _check_model(run, cfg, chosen.model, row=row)
     found = {metric: numbers.get(f"{SPLIT}/{metric}") for metric in metrics}
     values = {metric: value for metric, value in found.items() if isinstance(value, int | float) and value >= 0}
@@ -162,6 +164,15 @@ def _read(path: Path, expected: str) -> dict[str, Any]:
     return content
 
 
+def _check_data(run: Path, cfg: Mapping[str, Any], *, row: str) -> None:
+    wanted, found = DATA.get(row.partition("/")[0]), (cfg.get("data") or {}).get("name")
+    if wanted not in (None, found):
+        raise UserError(f"record: {row} is about data={wanted}, and {run} measured on data={found}")
+    limit = (cfg.get("trainer") or {}).get("limit_val_batches")
+    if limit is not None:
+        raise UserError(f"record: {run} measured on a part of its pictures, trainer.limit_val_batches={limit}")
+
+
 def _check_model(run: Path, cfg: Mapping[str, Any], model: Model, *, row: str) -> None:
     """Compare tasks of detectors, and the costs of the bodies: classes may be other ones, such as COCO's 80 of 90."""
     task = (cfg.get("task") or {}).get("name")
@@ -175,6 +186,8 @@ def _check_model(run: Path, cfg: Mapping[str, Any], model: Model, *, row: str) -
             f"record: {run} is of another model than {row}: its body has {costs[0]:,} mult-adds and {costs[1]:,} "
             f"parameters, the row's {expected[0]:,} and {expected[1]:,}"
         )
+    if not model.part and read_layer_names(run / "profile.csv") != layer_names(model):
+        raise UserError(f"record: the head of {run} is of another form than that of {row} ({model.form})")
 
 
 def _data_line(cfg: Mapping[str, Any]) -> str:

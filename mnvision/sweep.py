@@ -136,6 +136,7 @@ def _image_size(folder: Path, config: Config) -> int | None:
             rho=float(backbone.get("rho", 1)),
             weights=None,
             preferred=data.get("image_size"),
+            form=task.get("form"),
         )
     except (AttributeError, KeyError, TypeError, ValueError):  # a configuration that was edited by hand
         return None

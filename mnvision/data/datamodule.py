@@ -33,7 +33,7 @@ _TINY = 100  # pictures; below this, starting workers takes longer than they sav
 
 
 class DetectionDataModule(LightningDataModule):
-    """Training and validation pictures in COCO's format or Pascal VOC's, or the generated shapes.
+    """Training, validation and test pictures in COCO's format or Pascal VOC's, or the generated shapes.
 
     Batches are `mnvision.types.Batch`: images uint8 [B, 3, S, S] in channels-last memory, targets padded. After
     ``setup``, ``classes`` and ``category_ids`` hold the table of classes, ``train_annotations`` and
@@ -205,7 +205,7 @@ class DetectionDataModule(LightningDataModule):
         return self._loader("val", training=False)
 
     def evaluation_dataloader(self, split: Split) -> DataLoader:
-        """Either split as validation sees it: in file order, resized only."""
+        """Any split as validation sees it: in file order, resized only."""
         return self._loader(split, training=False)
 
     def image_folder(self, split: Split) -> Path:
@@ -227,10 +227,10 @@ class DetectionDataModule(LightningDataModule):
     def _paths(self, split: Split) -> tuple[str, str]:
         """Folder and annotations of a split, relative to the data set's folder."""
         if split not in self._files:
-            keys = " and ".join(f"data.{split}_{part}" for part in ("images", "annotations"))
+            words = f"data={self.name} data.root={self.root} data.{split}_images=FOLDER data.{split}_annotations=FILE"
             raise UserError(
                 f"split={split}: the data set {self.name!r} has the splits {', '.join(self._files)}"
-                + ("" if self.name == "shapes" else f"; give {keys}")
+                + ("" if self.name == "shapes" else f"; give {words}")
             )
         return self._files[split]
 

@@ -116,10 +116,9 @@ class FasterRCNN(Detector):
         num_classes: Classes without background.
         preprocessing: Input size, mean and standard deviation.
         form: ``c4`` or ``fpn``.
-        anchor_sizes: Square roots of the anchors' areas in input pixels, rising; three shapes each. None, here and
-            below, is the form's own (``FORMS``).
-        proposals: Proposals a picture in prediction; None, here and below, is the form's own
-            (``faster_rcnn_forms.FORMS``).
+        anchor_sizes: Square roots of the anchors' areas in input pixels, rising; three shapes each. None, wherever it
+            is allowed, is the form's own (``faster_rcnn_forms.FORMS``).
+        proposals: Proposals a picture in prediction.
         train_proposals: Proposals a picture that are sampled from in training.
         rpn_pre_nms_top_k: Anchors of each level that go into their suppression, in prediction.
         rpn_nms_iou: Overlap above which the weaker of two proposals is dropped.

@@ -57,6 +57,12 @@ def roi_align(features: Tensor, regions: Tensor, *, side: int, stride: int, samp
     """
     if not (features.requires_grad and torch.is_grad_enabled() and features.device.type == "cpu"):
         return compiled_roi_align(features, regions, side, 1 / stride, samples, aligned)
+    with torch.autocast("cpu", enabled=False):
+        return _sampled(features, regions, side=side, stride=stride, samples=samples, aligned=aligned)
+
+
+def _sampled(features: Tensor, regions: Tensor, *, side: int, stride: int, samples: int, aligned: bool) -> Tensor:
+    """RoIAlign by matrix products."""
     corners = regions[:, 1:] / stride - (0.5 if aligned else 0.0)
     height, width = features.shape[-2:]
     columns = _sampling(corners[:, 0], corners[:, 2], width, side=side, samples=samples, shrinks=aligned)  # [R, s, W]

@@ -13,6 +13,7 @@ from mnvision.checkpoint import save_model
 from mnvision.inference import for_inference
 from mnvision.models import faster_rcnn
 from mnvision.models.faster_rcnn import FasterRCNN
+from mnvision.ops import regions as ops_regions
 from mnvision.types import Preprocessing, Target, UserError, pad_targets
 from tests.runs import batch
 
@@ -191,6 +192,23 @@ def test_every_parameter_learns(form):
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert silent == []
     assert sum(bool(p.grad.any()) for p in model.parameters()) > 0.9 * len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("form", ["c4", "fpn"])
+def test_bfloat16_on_the_cpu_trains_and_keeps_regions_in_float32(form, monkeypatch):
+    model, made, crops = make(form), batch(size=96), []
+
+    def crop_regions(*args, **options):
+        crops.append(ops_regions.crop_regions(*args, **options))
+        return crops[-1]
+
+    monkeypatch.setattr(faster_rcnn, "crop_regions", crop_regions)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.losses(made.images, made.targets)
+    assert {found.dtype for found in crops} == {torch.float32}
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert model.rpn.conv.weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("form", ["c4", "fpn"])
