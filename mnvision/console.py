@@ -21,6 +21,7 @@ NOISE = (
     ".*LeafSpec.*is deprecated.*",
     ".*in eval mode at the start of training.*",  # frozen norms are meant to be
 )
+TERMINATED = 143  # what a shell reports for a program that was told to end, by a cluster for example
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import numpy as np
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnvision import build
 from mnvision.backbones.folding import is_folded, unfold_batchnorm
@@ -18,6 +19,7 @@ from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.weights import read_weights
 from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
+from mnvision.console import TERMINATED
 from mnvision.data.datamodule import DetectionDataModule, Split
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
@@ -100,7 +102,11 @@ def train(cfg: Config) -> dict[str, float]:
     if trainer.is_global_zero:
         describe_run(model, cfg=cfg, folder=folder, command="train")
     logger.info("run folder: %s", folder)
-    trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
+    except SIGTERMException:
+        logger.warning("told to end; resume=%s goes on", folder / "checkpoints" / "last.ckpt")
+        raise SystemExit(TERMINATED) from None  # Lightning would report success
     if trainer.interrupted:
         raise KeyboardInterrupt
     best = folder / "checkpoints" / "best.ckpt"

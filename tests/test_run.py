@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -871,6 +872,21 @@ def test_interruption_is_no_error(start, root, monkeypatch):
     assert status == 130
     assert err.endswith("\ninterrupted\n")
     assert "Traceback" not in err
+
+
+def test_a_run_that_is_told_to_end_is_no_success(start, root, monkeypatch):
+    step = VisionModule.training_step
+
+    def training_step(module, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(VisionModule, "training_step", training_step)
+    status, err = start("train", "-m", "seed=1,2", *TINY, root, "output_dir=run")
+    assert status == 143
+    assert "told to end; resume=" in err
+    assert "Traceback" not in err
+    assert not Path("run/1").exists()  # nor does the sweep go on
 
 
 def program(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
