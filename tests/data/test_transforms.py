@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from mnvision.data import windows
 from mnvision.data.transforms import Transform
 from mnvision.data.windows import Truth
 from mnvision.errors import UserError
@@ -67,6 +68,14 @@ def test_vertical_flip_turns_half_of_the_pictures_upside_down_whatever_the_polic
             np.testing.assert_allclose(boxes.boxes[0, 3], 96 - 10 * 96 / 80)
             turned += 1
     assert 70 < turned < 130
+
+
+def test_light_drops_a_box_whose_centre_it_does_not_show(monkeypatch):
+    monkeypatch.setattr(windows, "jitter", lambda window, rng: windows.Window(15, 0, 100, 100))
+    truth = Truth(np.array([[0.0, 0, 20, 20], [10, 0, 30, 20]]), np.array([1, 2]), np.array([False, False]))
+    transform = Transform("light", preprocessing=PREPROCESSING)
+    _, boxes = transform(np.zeros((100, 100, 3), np.uint8), truth, rng=np.random.default_rng(0))
+    assert boxes.labels.tolist() == [2]
 
 
 @pytest.mark.parametrize("policy", ["light", "ssd"])
