@@ -1,14 +1,15 @@
 """What flows between the parts of mnvision: shapes and units, written once.
 
-Boxes are ``xyxy`` corners unless a name says otherwise. Class labels run from 1 to K in every tensor; 0 is background
-or padding. ``category_ids[label - 1]`` is the id that the data set's own file uses.
+Boxes are ``xyxy`` corners unless a name says otherwise. A detector's labels run from 1 to K in every tensor; 0 is
+background or padding. ``category_ids[label - 1]`` is the id that the data set's own file uses. A classifier's labels run
+from 0 to K-1; -1 is a picture whose class nobody knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +29,22 @@ class FeatureLevel(NamedTuple):
 class Preprocessing:
     """How a picture becomes the network's input; saved in every checkpoint and used by every command.
 
-    The picture is stretched to ``size`` x ``size`` (the aspect is not kept) with bilinear interpolation and stays
-    uint8. The model itself computes ``(pixel - mean) / std``, per RGB channel, in units of 0..255.
+    A part of the picture, its centre, becomes ``size`` x ``size`` pixels and stays uint8. The model itself computes
+    ``(pixel - mean) / std``, per RGB channel, in units of 0..255.
+
+    Attributes:
+        size: Side of the input in pixels.
+        mean: Of the pixels, per channel.
+        std: Of the pixels, per channel.
+        fit: ``stretch`` takes the same share of width and height and does not keep the aspect; ``crop`` takes a square.
+        crop_share: Length of the part, relative to each side (``stretch``) or to the shorter one (``crop``); 1 is all.
     """
 
     size: int
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    fit: Literal["stretch", "crop"] = "stretch"
+    crop_share: float = 1.0
 
 
 @dataclass
@@ -104,11 +114,37 @@ def pad_targets(targets: Sequence[Target]) -> Targets:
 
 
 @dataclass
+class Labels:
+    """The classes of a batch of pictures.
+
+    Attributes:
+        labels: int64 [B], 0..K-1; -1 where the class is not known.
+        image_ids: int64 [B], the place of each picture in its split; -1 where it has none, as in a stream.
+        others: int64 [B], the class of the picture that was mixed into each one; None where nothing was mixed.
+        shares: float32 [B], what is left of the picture itself where another one was mixed in, 0..1; None likewise.
+    """
+
+    labels: Tensor
+    image_ids: Tensor
+    others: Tensor | None = None
+    shares: Tensor | None = None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Labels:
+        """Copy to a device; Lightning calls this when it moves a batch."""
+        tensors = vars(self).values()
+        return Labels(*(None if x is None else x.to(device, non_blocking=non_blocking) for x in tensors))
+
+    def pin_memory(self) -> Labels:
+        """Copy to page-locked memory; the data loader calls this."""
+        return Labels(*(None if tensor is None else tensor.pin_memory() for tensor in vars(self).values()))
+
+
+@dataclass
 class Batch:
     """What a data loader yields: images uint8 [B, 3, S, S] RGB, and the targets of the same pictures."""
 
     images: Tensor
-    targets: Targets
+    targets: Targets | Labels
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Copy to a device; Lightning calls this when it moves a batch."""
@@ -179,3 +215,34 @@ class Annotations:
     def file_name(self, index: int) -> str:
         """The file name of picture ``index``, relative to the picture folder."""
         return bytes(self.file_names[index]).decode("utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """All pictures of a classification split as flat arrays, for the reason given at ``Annotations``.
+
+    Attributes:
+        file_names: bytes [I], UTF-8, relative to the picture folder; or the names of the pictures in ``pixels``.
+        labels: int64 [I], 0..K-1; -1 where the class is not known.
+        classes: K class names.
+        boxes: float64 [I, 4] xyxy in original pixels, around the object of each picture; None where there are none.
+        pixels: uint8 [I, H, W, 3] RGB, where the pictures are no files of their own (CIFAR's binary files).
+    """
+
+    file_names: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    boxes: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def file_name(self, index: int) -> str:
+        """The file name of picture ``index``, relative to the picture folder."""
+        return bytes(self.file_names[index]).decode("utf-8")
+
+    def take(self, rows: np.ndarray) -> LabelledPictures:
+        """Some of the pictures, by index or by a mask [I]; the classes stay."""
+        arrays = (None if array is None else array[rows] for array in (self.boxes, self.pixels))
+        return LabelledPictures(self.file_names[rows], self.labels[rows], self.classes, *arrays)
