@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from mnvision import build, hardware
 from mnvision.callbacks import BestCheckpoint, LastCheckpoint
 from mnvision.checkpoint import save_model
-from mnvision.data.dataset import EpochSampler
+from mnvision.data.loaders import EpochSampler
 from mnvision.errors import UserError
 from mnvision.models.create import create_model
 from mnvision.types import Preprocessing

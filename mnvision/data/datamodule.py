@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mnvision.cache import cache_dir
 from mnvision.data.classes import adopt_classes, describe
 from mnvision.data.coco import read_coco
-from mnvision.data.dataset import BadImages, DetectionDataset, EpochSampler
+from mnvision.data.dataset import BadImages, DetectionDataset
+from mnvision.data.loaders import make_loader
 from mnvision.data.shapes import make_shapes, shapes_folder_name
 from mnvision.data.transforms import Augment
 from mnvision.data.voc import VocFolders, read_voc, voc_classes
@@ -28,8 +27,6 @@ from mnvision.types import Annotations, Batch, Preprocessing, Target, pad_target
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
-
-_TINY = 100  # pictures; below this, starting workers takes longer than they save
 
 
 class DetectionDataModule(LightningDataModule):
@@ -281,41 +278,15 @@ class DetectionDataModule(LightningDataModule):
             substitute=training,
             seed=self.seed,
         )
-        ready = distributed.is_available() and distributed.is_initialized()
-        sampler = EpochSampler(
-            len(annotations),
-            shuffle=training,
-            seed=self.seed,
-            ranks=distributed.get_world_size() if ready else 1,
-            rank=distributed.get_rank() if ready else 0,
-        )
-        workers = auto_workers(len(annotations)) if self.num_workers is None else self.num_workers
         self._datasets.append(dataset)
-        return _Loader(
+        return make_loader(
             dataset,
+            training=training,
             batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            drop_last=training and len(sampler) > self.batch_size,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            worker_init_fn=_start_worker,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            collate=collate,
         )
-
-
-class _Loader(DataLoader):
-    """A loader that starts to prefetch when the first batch is asked for, and reports skipped pictures at the end.
-
-    Lightning makes the iterator of the first epoch after a resume before it has told the sampler which epoch that is;
-    workers that prefetch at once would repeat an old epoch.
-    """
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        try:
-            yield from super().__iter__()
-        finally:
-            self.dataset.report_bad_images()  # type: ignore[attr-defined]
 
 
 def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
@@ -323,16 +294,3 @@ def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
     images, targets = zip(*items, strict=True)
     stacked = torch.stack([image.permute(1, 2, 0) for image in images])  # [B, S, S, 3]
     return Batch(images=stacked.permute(0, 3, 1, 2), targets=pad_targets(targets))
-
-
-def auto_workers(pictures: int) -> int:
-    """How many loading processes suit this machine and data set: one processor is left for the training itself."""
-    if pictures < _TINY:
-        return 0
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, max(1, available - 1))
-
-
-def _start_worker(worker: int) -> None:
-    """One thread a worker: OpenCV's own pool would fight over the processors and can hang after a fork."""
-    cv2.setNumThreads(0)

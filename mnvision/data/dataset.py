@@ -1,4 +1,4 @@
-"""A detection split as a PyTorch data set, and the sampler that tells it the epoch.
+"""The pictures of a split as a PyTorch data set, and what happens to those that cannot be used.
 
 Every random choice is drawn from (seed, epoch, index), so the pixels do not depend on how many workers there are, on
 the batch that a picture falls into, or on what happened before.
@@ -7,14 +7,14 @@ the batch that a picture falls into, or on what happened before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from abc import abstractmethod
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset
 
 from mnvision.data.transforms import Augment, Transform
 from mnvision.data.windows import Truth
@@ -30,7 +30,90 @@ _SUBSTITUTES = 20  # bad pictures in a row before we give up
 _FINE, _BAD, _BAD_THIS_EPOCH = 0, 1, 2
 
 
-class DetectionDataset(Dataset):
+class PictureDataset(Dataset):
+    """Pictures and their targets, where some of the files may be bad.
+
+    Args:
+        count: How many there are.
+        bad_images: What to do with a picture that cannot be used: ``error`` raises; ``skip`` logs it, counts it, and
+            goes on.
+        substitute: What ``skip`` puts in its place. True, for training: another picture, drawn at random. False, for
+            evaluation: what ``blank`` gives.
+        seed: Of the augmentation.
+
+    Attributes:
+        blank_means: How an evaluation counts what ``blank`` gives.
+    """
+
+    blank_means: str
+
+    def __init__(self, count: int, *, bad_images: BadImages, substitute: bool, seed: int) -> None:
+        if bad_images not in get_args(BadImages):
+            raise UserError(f"data.bad_images is {bad_images!r}. Expected one of {', '.join(get_args(BadImages))}")
+        self.bad_images = bad_images
+        self.substitute = substitute
+        self.seed = seed
+        # One flag a picture in memory that the workers share, so that the main process can count.
+        self._bad = torch.zeros(count, dtype=torch.uint8).share_memory_()
+
+    @abstractmethod
+    def load(self, index: int, *, rng: np.random.Generator) -> Any:
+        """The item of a picture; raises UserError if the picture cannot be used."""
+
+    @abstractmethod
+    def blank(self, index: int) -> Any:
+        """The item that stands for a bad picture in an evaluation."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call a picture."""
+
+    def __len__(self) -> int:
+        return len(self._bad)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        """The item of ``(epoch, index)``, as `EpochSampler` asks for; of a plain index, that of epoch 0."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        rng = np.random.default_rng((self.seed, epoch, index))
+        try:
+            return self.load(index, rng=rng)
+        except UserError as error:
+            if self.bad_images == "error":
+                raise
+            self._mark(index, error=error)
+        if not self.substitute:
+            return self.blank(index)
+        for _ in range(_SUBSTITUTES):
+            other = int(rng.integers(len(self)))
+            try:
+                return self.load(other, rng=rng)
+            except UserError as error:
+                self._mark(other, error=error)
+        raise UserError(
+            f"{_SUBSTITUTES + 1} pictures in a row could not be used, the last one {self.name(other)}."
+            " Is the picture folder right? data.bad_images=error shows what is wrong with the first"
+        )
+
+    def report_bad_images(self) -> int:
+        """Log how many pictures were skipped since the last call, and return the number."""
+        found = torch.nonzero(self._bad == _BAD_THIS_EPOCH).flatten().tolist()
+        if found:
+            self._bad[found] = _BAD
+            names = ", ".join(self.name(i) for i in found[:5])
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            what = "replaced by others" if self.substitute else self.blank_means
+            log.warning("%d of %d pictures skipped (%s): %s%s", len(found), len(self), what, names, more)
+        return len(found)
+
+    def _mark(self, index: int, *, error: UserError) -> None:
+        if self._bad[index] == _FINE:
+            log.warning("skipped: %s", error)
+        self._bad[index] = _BAD_THIS_EPOCH
+
+
+class DetectionDataset(PictureDataset):
     """The pictures of a split and their boxes, decoded and transformed.
 
     An item is ``(image, target)``: the image uint8 [3, S, S] RGB, and a `mnvision.types.Target` whose boxes are in
@@ -45,13 +128,14 @@ class DetectionDataset(Dataset):
         augment: Policy of `mnvision.data.transforms.Transform`.
         vertical_flip: Turn every second picture upside down as well.
         bad_images: What to do with a picture that is missing, unreadable, or of another size than its annotations
-            say: ``error`` raises; ``skip`` logs it, counts it, and goes on.
-        substitute: What ``skip`` puts in its place. True, for training: another picture, drawn at random. False, for
-            evaluation: a picture of the mean colour under the same id, without boxes to learn from. The evaluator,
-            whose truth is the annotations, then counts its objects as not found, as it would any picture without
-            detections, and the numbers stay comparable.
+            say, see `PictureDataset`.
+        substitute: Likewise. In an evaluation a bad picture is one of the mean colour, without boxes to learn from:
+            the evaluator, whose truth is the annotations, then counts its objects as not found, as it would any
+            picture without detections, and the numbers stay comparable.
         seed: Of the augmentation.
     """
+
+    blank_means = "left blank: their objects count as not found"
 
     def __init__(
         self,
@@ -65,62 +149,19 @@ class DetectionDataset(Dataset):
         substitute: bool = False,
         seed: int = 0,
     ):
-        if bad_images not in get_args(BadImages):
-            raise UserError(f"data.bad_images is {bad_images!r}. Expected one of {', '.join(get_args(BadImages))}")
+        super().__init__(len(annotations), bad_images=bad_images, substitute=substitute, seed=seed)
         self.annotations = annotations
         self.image_folder = Path(image_folder)
         self.preprocessing = preprocessing
         self.transform = Transform(augment, preprocessing=preprocessing, vertical_flip=vertical_flip)
-        self.bad_images = bad_images
-        self.substitute = substitute
-        self.seed = seed
-        # One flag a picture in memory that the workers share, so that the main process can count.
-        self._bad = torch.zeros(len(annotations), dtype=torch.uint8).share_memory_()
 
-    def __len__(self) -> int:
-        return len(self.annotations)
+    def name(self, index: int) -> str:
+        """As the annotations call its file."""
+        return self.annotations.file_name(index)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
-        """The item of ``(epoch, index)``, as `EpochSampler` asks for; of a plain index, that of epoch 0."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
-        rng = np.random.default_rng((self.seed, epoch, index))
-        try:
-            return self._load(index, rng=rng)
-        except UserError as error:
-            if self.bad_images == "error":
-                raise
-            self._mark(index, error=error)
-        if not self.substitute:
-            return self._blank(index)
-        for _ in range(_SUBSTITUTES):
-            other = int(rng.integers(len(self)))
-            try:
-                return self._load(other, rng=rng)
-            except UserError as error:
-                self._mark(other, error=error)
-        raise UserError(
-            f"{_SUBSTITUTES + 1} pictures in a row could not be used, the last one {self._path(other)}."
-            " Is the picture folder right? data.bad_images=error shows what is wrong with the first"
-        )
-
-    def report_bad_images(self) -> int:
-        """Log how many pictures were skipped since the last call, and return the number."""
-        found = torch.nonzero(self._bad == _BAD_THIS_EPOCH).flatten().tolist()
-        if found:
-            self._bad[found] = _BAD
-            names = ", ".join(self.annotations.file_name(i) for i in found[:5])
-            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-            what = "replaced by others" if self.substitute else "left blank: their objects count as not found"
-            log.warning("%d of %d pictures skipped (%s): %s%s", len(found), len(self), what, names, more)
-        return len(found)
-
-    def _path(self, index: int) -> Path:
-        return self.image_folder / self.annotations.file_name(index)
-
-    def _load(self, index: int, *, rng: np.random.Generator) -> tuple[Tensor, Target]:
-        path = self._path(index)
+    def load(self, index: int, *, rng: np.random.Generator) -> tuple[Tensor, Target]:
+        """Read, check and transform a picture and its boxes."""
+        path = self.image_folder / self.annotations.file_name(index)
         image = read_image(path)
         height, width = self.annotations.sizes[index].tolist()
         if image.shape[:2] != (height, width):
@@ -137,7 +178,8 @@ class DetectionDataset(Dataset):
         )
         return torch.from_numpy(pixels).permute(2, 0, 1), target
 
-    def _blank(self, index: int) -> tuple[Tensor, Target]:
+    def blank(self, index: int) -> tuple[Tensor, Target]:
+        """The mean colour under the picture's id, and no boxes."""
         size = self.preprocessing.size
         height, width = self.annotations.sizes[index].tolist()
         target = Target(
@@ -148,11 +190,6 @@ class DetectionDataset(Dataset):
             original_size=(height, width),
         )
         return torch.tensor(self.transform.fill, dtype=torch.uint8).expand(size, size, 3).permute(2, 0, 1), target
-
-    def _mark(self, index: int, *, error: UserError) -> None:
-        if self._bad[index] == _FINE:
-            log.warning("skipped: %s", error)
-        self._bad[index] = _BAD_THIS_EPOCH
 
     def _explain_size(self, path: Path, *, got: tuple[int, ...], stated: tuple[int, int]) -> None:
         message = f"{path} is {got[1]} x {got[0]} pixels, but its annotations say {stated[1]} x {stated[0]}"
@@ -165,38 +202,3 @@ class DetectionDataset(Dataset):
             f"{message}, and no EXIF orientation explains it. Is it another picture, or was it resized after"
             " annotation? Put the original in place, or correct width, height and boxes"
         )
-
-
-class EpochSampler(DistributedSampler):
-    """Indices together with their epoch: yields ``(epoch, index)``, each rank its own part.
-
-    Sending the epoch with each index reaches persistent workers without any shared state. The order is drawn from
-    (seed, epoch). It derives from `DistributedSampler` because Lightning leaves such a sampler alone and tells it the
-    epoch.
-
-    Args:
-        size: Number of pictures.
-        shuffle: True, for training: a new order every epoch, and ranks get equal parts without overlap (the last few
-            pictures that cannot be dealt out evenly wait for another epoch). False, for evaluation: file order, every
-            picture at least once, a few twice so that ranks get equally many.
-        seed: Of the order.
-        ranks: Number of processes that share the pictures.
-        rank: This process.
-    """
-
-    def __init__(self, size: int, *, shuffle: bool, seed: int = 0, ranks: int = 1, rank: int = 0):
-        super().__init__(
-            range(size),  # type: ignore[arg-type]
-            num_replicas=ranks,
-            rank=rank,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=shuffle and size >= ranks,
-        )
-        self.size = size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        size, epoch = self.size, self.epoch
-        order = np.random.default_rng((self.seed, epoch)).permutation(size) if self.shuffle else np.arange(size)
-        dealt = np.resize(order, self.total_size)[self.rank :: self.num_replicas]
-        return iter([(epoch, index) for index in dealt.tolist()])

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from mnvision.data.datamodule import DetectionDataModule, auto_workers, collate
+from mnvision.data.datamodule import DetectionDataModule, collate
+from mnvision.data.loaders import auto_workers
 from mnvision.data.shapes import make_shapes, shapes_folder_name
 from mnvision.errors import UserError
 from mnvision.types import Batch, Preprocessing

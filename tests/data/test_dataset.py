@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mnvision.data.coco import read_coco
-from mnvision.data.dataset import DetectionDataset, EpochSampler
+from mnvision.data.dataset import DetectionDataset
+from mnvision.data.loaders import EpochSampler
 from mnvision.data.shapes import make_shapes
 from mnvision.errors import UserError
 from mnvision.ops.image import read_image, resize_image
