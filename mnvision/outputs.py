@@ -22,16 +22,12 @@ from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.hardware import choose_precision, describe_machine
 from mnvision.metrics.coco import CocoMetric
-from mnvision.models.base import ModelSpec, TaskModel
-from mnvision.ops.image import read_image
+from mnvision.models.base import TaskModel
 from mnvision.profiler import profile
 from mnvision.report import write_report
-from mnvision.types import Annotations, Detections
-from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 
-PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictures
 # Tells the processes that a distributed run starts which folder to write.
 FOLDER_VARIABLE = "MNVISION_RUN_FOLDER"
 
@@ -135,37 +131,6 @@ def _commit() -> str:
         return f"mnvision {__version__}"
 
 
-def write_pictures(
-    model: TaskModel, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
-) -> list[Path]:
-    """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``.
-
-    A picture that cannot be read is left out: the numbers of the run are there already.
-    """
-    chosen = np.unique(np.linspace(0, len(annotations) - 1, min(count, len(annotations))).round().astype(int)).tolist()
-    sources = [image_folder / annotations.file_name(index) for index in chosen]
-    written = []
-    model.eval()
-    for index, source, name in zip(chosen, sources, annotated_names(sources), strict=True):
-        try:
-            image = read_image(source)
-        except UserError as error:
-            logger.warning("not drawn: %s", error)
-            continue
-        rows = annotations.rows(index)
-        drawn = draw_detections(
-            image,
-            model.predict([image])[0],
-            annotations.classes,
-            score_threshold=PICTURE_THRESHOLD,
-            ground_truth=annotations.boxes[rows],
-        )
-        path = folder / "pictures" / name
-        write_picture(path, drawn)
-        written.append(path)
-    return written
-
-
 def annotated_names(pictures: Sequence[Path]) -> list[str]:
     """File names for the annotated copies, no two the same: with folders, suffix and number where need be.
 
@@ -190,29 +155,6 @@ def annotated_names(pictures: Sequence[Path]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
-
-
-def prediction_entry(
-    path: Path, image: np.ndarray, detections: Detections, *, spec: ModelSpec, annotated: str
-) -> dict[str, Any]:
-    """One picture's part of ``predict``'s JSON file; boxes are x1, y1, x2, y2 in pixels of the upright picture."""
-    return {
-        "file": str(path),
-        "annotated": annotated,
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "detections": [
-            {
-                "label": spec.classes[label - 1],
-                "category_id": spec.category_ids[label - 1],
-                "score": round(score, 5),
-                "box": [round(value, 2) for value in box],
-            }
-            for box, score, label in zip(
-                detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-            )
-        ],
-    }
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:

@@ -26,10 +26,8 @@ from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.hardware import check_devices, choose_device, choose_precision, keep_freed_memory
 from mnvision.inference import for_inference
-from mnvision.metrics.coco import CocoMetric, class_table, coco_table
-from mnvision.metrics.detections import write_predictions
+from mnvision.kinds import Kind, kind_of
 from mnvision.models.base import TaskModel
-from mnvision.models.detector import Detector
 from mnvision.module import VisionModule
 from mnvision.ops.image import read_image
 from mnvision.outputs import (
@@ -37,14 +35,11 @@ from mnvision.outputs import (
     check_run_folder,
     describe_run,
     model_line,
-    prediction_entry,
     report_run,
     run_folder,
     write_picture,
-    write_pictures,
 )
 from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
-from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -75,11 +70,12 @@ def train(cfg: Config) -> dict[str, float]:
         data.setup("fit")
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
     check_run_folder(cfg, overwrite=cfg["resume"], sources=[data.image_folder("val")])
-    cfg = build.whole_batches(cfg, train=len(data.train_annotations), val=len(data.val_annotations))
+    cfg = build.whole_batches(cfg, train=len(data.load_split("train")), val=len(data.load_split("val")))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
-    metric = CocoMetric(data.val_annotations)
+    kind = kind_of(model, command="train")
+    metric = kind.make_metric(data.load_split("val"))
     module = VisionModule(
         model,
         metric=metric,
@@ -117,11 +113,10 @@ def train(cfg: Config) -> dict[str, float]:
         )
     model.load_state_dict(model_from_checkpoint(read_checkpoint(best), path=best).state_dict())
     trainer.loggers = []  # this is no further epoch: the final numbers go into metrics.json
-    numbers = _measure(trainer, module, Measured(data, "val"), folder=folder)
+    measured = Measured(data, "val")
+    numbers = _measure(trainer, module, measured, kind=kind, folder=folder)
     if trainer.is_global_zero:
-        write_pictures(
-            model, data.val_annotations, data.image_folder("val"), folder=folder, count=cfg["trainer"]["pictures"]
-        )
+        measured.draw(kind, model, folder=folder, count=cfg["trainer"]["pictures"])
         report_run(
             model,
             metric=metric,
@@ -151,7 +146,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
     check_run_folder(cfg)
     L.seed_everything(cfg["seed"], verbose=False)
     if saved is not None:
-        model: TaskModel = _detector(model_from_checkpoint(saved, path=cfg["ckpt"]), command="eval")
+        model: TaskModel = model_from_checkpoint(saved, path=cfg["ckpt"])
         settle_model(model, typed, saved[SECTION]["config"])
         data = _data_for(model, cfg)
         annotations = data.load_split(cfg["split"])
@@ -163,17 +158,17 @@ def evaluate(cfg: Config) -> dict[str, float]:
     check_run_folder(cfg, sources=[data.image_folder(cfg["split"])])
     cfg = build.whole_batches(cfg, val=len(annotations))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
-    metric = CocoMetric(annotations)
+    kind = kind_of(model, command="eval")
+    metric = kind.make_metric(annotations)
     module = VisionModule(model, metric=metric, channels_last=cfg["trainer"]["channels_last"])
     folder = run_folder(cfg)
     trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
     if trainer.is_global_zero:
         describe_run(model, cfg=cfg, folder=folder, command="eval")
-    numbers = _measure(trainer, module, Measured(data, cfg["split"]), folder=folder)
+    measured = Measured(data, cfg["split"])
+    numbers = _measure(trainer, module, measured, kind=kind, folder=folder)
     if trainer.is_global_zero:
-        write_pictures(
-            model, annotations, data.image_folder(cfg["split"]), folder=folder, count=cfg["trainer"]["pictures"]
-        )
+        measured.draw(kind, model, folder=folder, count=cfg["trainer"]["pictures"])
         report_run(
             model, metric=metric, cfg=cfg, folder=folder, numbers=numbers, commands=reproduce(cfg, ckpt=cfg["ckpt"])
         )
@@ -181,7 +176,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
 
 
 def predict(cfg: Config) -> list[dict[str, Any]]:
-    """Detect objects in picture files; write annotated copies and one JSON file, in original pixels.
+    """Use a model on picture files; write annotated copies and one JSON file, in original pixels.
 
     Returns:
         What the JSON file holds: one entry a picture.
@@ -202,7 +197,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         raise UserError(
             "there is no model to predict with: give ckpt=PATH, or task.weights=PATH for pretrained weights"
         )
-    model = _detector(model, command="predict")
+    kind = kind_of(model, command="predict")
     if cfg["trainer"]["keep_memory"]:
         keep_freed_memory()
     line = model_line(model, precision="32")
@@ -214,15 +209,18 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     failures: list[str] = []
     started = time.perf_counter()
     for batch in _batches(pictures, size=cfg["batch_size"], failures=failures):
-        found = model.predict([image for _, image in batch], score_threshold=cfg["score_threshold"])
-        for (path, image), detections in zip(batch, found, strict=True):
+        results = kind.predict(model, [image for _, image in batch], cfg=cfg)
+        for (path, image), result in zip(batch, results, strict=True):
             annotated = folder / "pictures" / names[path]
-            write_picture(annotated, draw_detections(image, detections, model.spec.classes))
-            entries.append(prediction_entry(path, image, detections, spec=model.spec, annotated=annotated.name))
+            write_picture(annotated, kind.draw(image, result, spec=model.spec))
+            size = {"height": image.shape[0], "width": image.shape[1]}
+            entries.append(
+                {"file": str(path), "annotated": annotated.name, **size, **kind.entry(result, spec=model.spec)}
+            )
     seconds = time.perf_counter() - started
     write_text(folder / "predictions.json", json.dumps(entries, indent=1))
-    count = sum(len(entry["detections"]) for entry in entries)
-    logger.info("%d detections in %d pictures, %.1f pictures a second", count, len(entries), len(entries) / seconds)
+    found = kind.write_entries(entries, folder)
+    logger.info("%s in %d pictures, %.1f pictures a second", found, len(entries), len(entries) / seconds)
     logger.info("written: %s", folder)
     if failures:
         reasons = "\n".join(f"  {reason}" for reason in failures)
@@ -234,12 +232,6 @@ def _data_for(model: TaskModel, cfg: Config) -> DetectionDataModule:
     """The data section in a trained model's own input size and classes."""
     table = (model.spec.classes, model.spec.category_ids)
     return build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
-
-
-def _detector(model: TaskModel, *, command: str) -> Detector:
-    if not isinstance(model, Detector):
-        raise UserError(f"{command} needs a detector, and this is a model of task {model.spec.task}")
-    return model
 
 
 def _check_classes(name: str, classes: Sequence[str]) -> None:
@@ -281,24 +273,25 @@ class Measured(L.LightningDataModule):
         """As of the data."""
         self.data.teardown(stage)
 
+    def draw(self, kind: Kind, model: TaskModel, *, folder: Path, count: int) -> None:
+        """Draw some of the pictures with predictions and truth."""
+        truth = self.data.load_split(self.split)
+        kind.write_pictures(model, truth, self.data.image_folder(self.split), folder=folder, count=count)
+
 
 def _precision(cfg: Config) -> str:
     return choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
 
 
-def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, folder: Path) -> dict[str, float]:
-    """Evaluate, print COCO's table, and write ``metrics.json`` and ``predictions.json``."""
-    metric = module.metric
-    if not isinstance(metric, CocoMetric):
-        raise TypeError(f"evaluation needs a CocoMetric, got {type(metric).__name__}")
+def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, kind: Kind, folder: Path) -> dict[str, float]:
+    """Evaluate, print the numbers, and write ``metrics.json`` and what was predicted."""
     logged = trainer.validate(module, datamodule=data, verbose=False)[0]
     plain = {name.removeprefix("val/"): round(float(value), 6) for name, value in logged.items()}
     numbers = {f"{data.split}/{name}": value for name, value in plain.items()}
     if trainer.is_global_zero:
-        per_class = metric.per_class()
-        logger.info("\n%s\n\n%s", coco_table(plain), class_table(per_class, ends=10))
+        logger.info("\n%s", kind.summary(module.metric, plain))
         write_text(folder / "metrics.json", json.dumps(numbers, indent=1))
-        write_predictions(metric.results(), folder / "predictions.json")
+        kind.write_results(module.metric, folder)
     return numbers
 
 

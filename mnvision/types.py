@@ -1,13 +1,13 @@
 """What flows between the parts of mnvision: shapes and units, written once.
 
 Boxes are ``xyxy`` corners unless a name says otherwise. A detector's labels run from 1 to K in every tensor; 0 is
-background or padding. ``category_ids[label - 1]`` is the id that the data set's own file uses. A classifier's labels run
-from 0 to K-1; -1 is a picture whose class nobody knows.
+background or padding. ``category_ids[label - 1]`` is the id that the data set's own file uses. A classifier's labels
+run from 0 to K-1; -1 is a picture whose class nobody knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -131,12 +131,15 @@ class Labels:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Labels:
         """Copy to a device; Lightning calls this when it moves a batch."""
-        tensors = vars(self).values()
-        return Labels(*(None if x is None else x.to(device, non_blocking=non_blocking) for x in tensors))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Labels:
         """Copy to page-locked memory; the data loader calls this."""
-        return Labels(*(None if tensor is None else tensor.pin_memory() for tensor in vars(self).values()))
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Labels:
+        others, shares = (None if tensor is None else change(tensor) for tensor in (self.others, self.shares))
+        return Labels(change(self.labels), change(self.image_ids), others, shares)
 
 
 @dataclass

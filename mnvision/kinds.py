@@ -1,0 +1,57 @@
+"""Kinds of tasks: what the commands do differently for detectors and for classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mnvision import detection
+from mnvision.errors import UserError
+from mnvision.models.base import ModelSpec, TaskModel
+
+
+class Kind(Protocol):
+    """What a module such as ``detection`` offers. A metric is one that ``make_metric`` made."""
+
+    def make_metric(self, truth: Any) -> Any:
+        """What judges the predictions for a split, from what the data module knows of it."""
+
+    def summary(self, metric: Any, numbers: Mapping[str, float]) -> str:
+        """The numbers as text for the terminal."""
+
+    def write_results(self, metric: Any, folder: Path) -> None:
+        """Write what was predicted, and what explains the numbers."""
+
+    def write_pictures(
+        self, model: TaskModel, truth: Any, image_folder: Path, *, folder: Path, count: int
+    ) -> list[Path]:
+        """Draw predictions and truth of some pictures of a split into ``pictures/``."""
+
+    def predict(self, model: Any, images: Sequence[np.ndarray], *, cfg: Mapping[str, Any]) -> Sequence[Any]:
+        """What is found in pictures uint8 [H, W, 3]: one result each."""
+
+    def draw(self, image: np.ndarray, found: Any, *, spec: ModelSpec) -> np.ndarray:
+        """A picture with its result on it."""
+
+    def entry(self, found: Any, *, spec: ModelSpec) -> dict[str, Any]:
+        """A result as plain values."""
+
+    def write_entries(self, entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
+        """Write further forms of ``predictions.json``; returns what was found, in words."""
+
+
+KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection}
+
+
+def kind_of(model: TaskModel, *, command: str) -> Kind:
+    """The kind of a model's task.
+
+    Raises:
+        UserError: If the command cannot handle it.
+    """
+    if model.spec.task not in KINDS:
+        raise UserError(f"{command} cannot handle a model of task {model.spec.task}; it knows {', '.join(KINDS)}")
+    return KINDS[model.spec.task]
