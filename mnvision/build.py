@@ -12,18 +12,21 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnvision.callbacks import BestCheckpoint, LastCheckpoint
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
+from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
 from mnvision.models.base import TaskModel
-from mnvision.models.create import create_model, resolve_image_size
+from mnvision.models.create import create_model, resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
+from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS
+from mnvision.schema_data import LABELLED
 from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -40,7 +43,7 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
         classes: Class names; None takes those of ``task.weights``.
         category_ids: The data set's own ids of the classes.
     """
-    task, backbone = dict(cfg["task"]), dict(cfg["backbone"])
+    task, backbone = network_section(cfg["task"]), dict(cfg["backbone"])
     return create_model(
         task.pop("name"),
         backbone=backbone.pop("name"),
@@ -48,6 +51,10 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
         rho=backbone.pop("rho"),
         image_size=task.pop("image_size"),
         preferred_size=cfg["data"].get("image_size"),
+        fit=task.pop("fit", None),
+        crop_share=task.pop("crop_share", None),
+        mean=cfg["data"].get("mean"),
+        std=cfg["data"].get("std"),
         classes=classes,
         category_ids=category_ids,
         weights=task.pop("weights"),
@@ -57,23 +64,30 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
     )
 
 
+def network_section(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The task section without what only its training asks for."""
+    left_out, name = OBJECTIVE_KEYS.get(task["name"], ()), NETWORKS.get(task["name"], task["name"])
+    return {key: value for key, value in task.items() if key not in left_out} | {"name": name}
+
+
 def build_preprocessing(cfg: Config) -> Preprocessing:
-    """The input size that ``build_model`` will choose; its normalisation is the model's affair."""
-    task = cfg["task"]
-    size = resolve_image_size(
+    """How ``build_model`` will fit pictures to the input; its normalisation is the model's affair."""
+    task = network_section(cfg["task"])
+    return resolve_preprocessing(
         task["name"],
         image_size=task["image_size"],
         rho=cfg["backbone"]["rho"],
         weights=task["weights"],
-        preferred=cfg["data"].get("image_size"),
+        preferred_size=cfg["data"].get("image_size"),
         form=task.get("form"),
+        fit=task.get("fit"),
+        crop_share=task.get("crop_share"),
     )
-    return Preprocessing(size)
 
 
 def build_data(
     cfg: Config, *, preprocessing: Preprocessing, class_table: tuple[Sequence[str], Sequence[int]] | None = None
-) -> DetectionDataModule:
+) -> DetectionDataModule | ClassDataModule:
     """The data module of the data section.
 
     Args:
@@ -82,7 +96,14 @@ def build_data(
         class_table: Class names and category ids that the data has to adopt, such as a checkpoint holds.
     """
     options = dict(cfg["data"])
-    options.pop("image_size", None)  # what it prefers; ``preprocessing`` holds what was chosen
+    for key in ("image_size", "mean", "std"):  # what it prefers; ``preprocessing`` and the model hold what was chosen
+        options.pop(key, None)
+    if options["name"] in LABELLED:
+        known = set(inspect.signature(ClassDataModule).parameters)
+        own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
+        return ClassDataModule(
+            **options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"], options=own
+        )
     if "seed" in options:  # of the generated scenes; the run's seed decides on order and augmentation
         options["shapes_seed"] = options.pop("seed")
     return DetectionDataModule(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"])
@@ -141,6 +162,8 @@ def build_optimizer(cfg: Config) -> MakeOptimizer:
         raise UserError(f"optimizer: {target.__name__} does not take these options: {error}") from error
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        scales = [group.pop("lr_scale", 1.0) for group in groups]
+        groups = [{**group, "lr": options["lr"] * scale} for group, scale in zip(groups, scales, strict=True)]
         # Loss scaling, which float16 needs, and gradient clipping do not go together with a fused step.
         if cfg["trainer"]["fused"] and "fused" in known and str(cfg["trainer"]["precision"]) != "16":
             try:  # on copies: an optimiser writes its options into the groups
@@ -194,6 +217,8 @@ def build_trainer(
     extra: list[Callback] = list(callbacks)
     loggers: list[Logger] = []
     if record:
+        if options["ema_decay"]:
+            extra.append(EMAWeightAveraging(decay=options["ema_decay"]))
         # In this order: the last checkpoint knows of the best one of its own epoch.
         extra.append(BestCheckpoint(folder / "checkpoints", monitor=MONITOR[cfg["task"]["name"]], every=check_every))
         extra.append(LastCheckpoint(folder / "checkpoints"))

@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,43 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mnvision.backbones.base import Backbone
 from mnvision.types import Batch
 
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 120  # a log that nobody watches says at least so often how far an epoch is
 
-# Of the line of an epoch: title, width, name of the logged metric, format. "val/" ones are new only after validation.
-COLUMNS = (
-    ("loss", 8, "train/loss", ".4f"),
-    ("val loss", 9, "val/loss", ".4f"),
-    ("AP", 7, "val/map", ".4f"),
-    ("AP50", 7, "val/map_50", ".4f"),
-    ("img/s", 8, "train/images_per_second", ".1f"),
-)
 
-
-def progress_callbacks(*, bar: bool) -> list[Callback]:
+def progress_callbacks(*, bar: bool, columns: Mapping[str, str]) -> list[Callback]:
     """The callbacks of a run.
 
     Args:
         bar: Show a progress bar where the output is a terminal.
+        columns: What the line of an epoch tells of the evaluation: title and name of the number.
     """
-    callbacks: list[Callback] = [Throughput(), EpochLines()]
+    callbacks: list[Callback] = [Throughput(), EpochLines(columns)]
     return [*callbacks, TerminalBar()] if bar and sys.stderr.isatty() else callbacks
+
+
+class Unfreezing(Callback):
+    """Trains the head alone at first, then the backbone's last stage as well, and so on to the first.
+
+    What ``backbone.freeze`` froze stays frozen. (ULMFiT, arXiv:1801.06146, section 3.3.)
+
+    Args:
+        backbone: Of the model that is trained.
+        every_epochs: Epochs from one stage to the next.
+    """
+
+    def __init__(self, backbone: Backbone, *, every_epochs: int) -> None:
+        self.backbone, self.every_epochs = backbone, every_epochs
+        self.least = backbone.frozen_stages
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Freeze what is still to wait; the optimiser, made before, knows it all the same."""
+        waiting = len(self.backbone.stages) - trainer.current_epoch // self.every_epochs
+        self.backbone.freeze(max(self.least, waiting), norm=self.backbone.norm_policy)
 
 
 class Throughput(Callback):
@@ -110,9 +124,20 @@ def peak_memory_mb(device: torch.device) -> float | None:
 
 
 class EpochLines(Callback):
-    """Logs a line of numbers after every epoch of a training, under a line of titles."""
+    """Logs a line of numbers after every epoch of a training, under a line of titles.
 
-    def __init__(self) -> None:
+    Args:
+        columns: Title and name of the numbers beside losses and speed.
+    """
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        # Title, width, name of the logged metric, format. "val/" ones are new only after validation.
+        self._columns = (
+            ("loss", 8, "train/loss", ".4f"),
+            ("val loss", 9, "val/loss", ".4f"),
+            *((title, 7, name, ".4f") for title, name in columns.items()),
+            ("img/s", 8, "train/images_per_second", ".1f"),
+        )
         self._started = self._spoken = 0.0
         self._validated = False
 
@@ -128,7 +153,7 @@ class EpochLines(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the titles."""
         if trainer.is_global_zero:
-            titles = "".join(f"{title:>{width}}" for title, width, *_ in COLUMNS)
+            titles = "".join(f"{title:>{width}}" for title, width, *_ in self._columns)
             logger.info("%s", f"{'epoch':>9}{titles}{'lr':>10}{'s':>7}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -146,7 +171,7 @@ class EpochLines(Callback):
         if not trainer.is_global_zero:
             return
         cells = [f"{trainer.current_epoch + 1}/{trainer.max_epochs}".rjust(9)]
-        for _, width, name, form in COLUMNS:
+        for _, width, name, form in self._columns:
             known = name in metrics and (self._validated or not name.startswith("val/"))
             cells.append(f"{metrics[name].item():>{width}{form}}" if known else "-".rjust(width))
         rate = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)

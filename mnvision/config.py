@@ -20,14 +20,15 @@ from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.files import WEIGHT_SUFFIXES
 from mnvision.ops.resolution import input_size
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, fields
+from mnvision.schema_data import DATA_OF_TASK
 from mnvision.value_types import accepts, choices, describe
 
 # Of each task the number that is largest for the best checkpoint.
-MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map"}
+MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map", "classify": "val/top1", "distill": "val/top1"}
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
 PATH_KEYS = (
-    *("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights"),
+    *("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights", "task.teacher"),
     *("output", "runs", "results", "record"),  # of tables
 )
 
@@ -266,6 +267,8 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
             input_size(size, sizes[2])
         except UserError as error:
             yield "backbone.rho", str(error)
+    if (names := right("task.name", "data.name")) and names[1] not in (fitting := DATA_OF_TASK[names[0]]):
+        yield "data.name", f"task={names[0]} cannot learn from data={names[1]}; choose one of {', '.join(fitting)}"
     if (steps := right("scheduler.milestones")) and any(a >= b for a, b in zip(steps[0], steps[0][1:], strict=False)):
         yield "scheduler.milestones", f"expected rising epochs, got {_show(steps[0])}"
     if command in ("eval", "predict") and right("ckpt", "task.weights") == [None, None]:

@@ -21,6 +21,7 @@ from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 
+COLUMNS: Mapping[str, str] = {"AP": "val/map", "AP50": "val/map_50"}  # what the line of an epoch tells
 PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictures
 
 

@@ -14,7 +14,13 @@ from mnvision.models.base import ModelSpec, TaskModel
 
 
 class Kind(Protocol):
-    """What a module such as ``detection`` offers. A metric is one that ``make_metric`` made."""
+    """What a module such as ``detection`` offers. A metric is one that ``make_metric`` made.
+
+    Attributes:
+        COLUMNS: What the line of an epoch tells: title and name of the number.
+    """
+
+    COLUMNS: Mapping[str, str]
 
     def make_metric(self, truth: Any) -> Any:
         """What judges the predictions for a split, from what the data module knows of it."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnvision.backbones.layers import parameters_without_decay
 from mnvision.checkpoint import SECTION, describe_model
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 # From (optimiser steps taken, all steps, steps of an epoch) to a factor of the learning rate.
 Schedule = Callable[[int, int, float], float]
+# From images and targets of a training batch to scalar losses whose sum is minimised.
+Objective = Callable[[Tensor, Any], dict[str, Tensor]]
 
 
 class Metric(Protocol):
@@ -47,7 +49,10 @@ class VisionModule(L.LightningModule):
         metric: Judges the predictions of an evaluation.
         make_optimizer: Makes the optimiser from parameter groups.
         schedule: Factor of the learning rate by step.
+        objective: What training minimises; the model's own losses where None. Where it is a module, such as one that
+            compares the model with a teacher, its parameters are trained too and kept in checkpoints for a resume.
         selective_weight_decay: Leave depthwise filters, norms and biases out of weight decay (paper, section 3.1).
+        layer_decay: Factor of the learning rate from a stage of the backbone to the one before it.
         channels_last: Run in channels-last memory order.
         config: The resolved configuration, for the checkpoint.
     """
@@ -59,7 +64,9 @@ class VisionModule(L.LightningModule):
         metric: Metric | None = None,
         make_optimizer: MakeOptimizer | None = None,
         schedule: Schedule | None = None,
+        objective: Objective | None = None,
         selective_weight_decay: bool = True,
+        layer_decay: float = 1.0,
         channels_last: bool = True,
         config: dict[str, Any] | None = None,
     ) -> None:
@@ -69,14 +76,16 @@ class VisionModule(L.LightningModule):
         self.metric = metric
         self.make_optimizer = make_optimizer
         self.schedule = schedule
+        self.objective = objective
         self.selective_weight_decay = selective_weight_decay
+        self.layer_decay = layer_decay
         self.config = config or {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the model's losses, which is minimised."""
         images = batch.images.contiguous(memory_format=self.memory_format)
         try:
-            losses = self.model.losses(images, batch.targets)
+            losses = (self.objective or self.model.losses)(images, batch.targets)
         except ValueError as error:
             if len(images) > 1:
                 raise
@@ -127,14 +136,23 @@ class VisionModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The trainable parameters, with and without weight decay."""
-        without = parameters_without_decay(self.model) if self.selective_weight_decay else set()
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trainable if parameter not in without]},
-            {"params": [parameter for parameter in trainable if parameter in without], "weight_decay": 0.0},
+        """The trainable parameters, with and without weight decay, by depth where the learning rate falls with it.
+
+        ``lr_scale`` is the factor of a group's learning rate.
+        """
+        without = parameters_without_decay(self) if self.selective_weight_decay else set()
+        depths = self.model.backbone.depths() if self.layer_decay != 1 else {}
+        groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+        for parameter in (parameter for parameter in self.parameters() if parameter.requires_grad):
+            groups.setdefault((depths.get(parameter, 0), parameter in without), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                **({"weight_decay": 0.0} if light else {}),
+                **({"lr_scale": self.layer_decay**depth} if self.layer_decay != 1 else {}),
+            }
+            for (depth, light), parameters in sorted(groups.items(), key=lambda item: item[0])
         ]
-        return [group for group in groups if group["params"]]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint describe itself."""

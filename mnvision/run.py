@@ -17,10 +17,10 @@ from mnvision import build
 from mnvision.backbones.folding import is_folded, unfold_batchnorm
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.weights import read_weights
-from mnvision.callbacks import progress_callbacks
+from mnvision.callbacks import Unfreezing, progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
 from mnvision.console import TERMINATED
-from mnvision.data.datamodule import DetectionDataModule, Split
+from mnvision.data.datamodule import Split
 from mnvision.data.pictures import find_pictures
 from mnvision.errors import UserError
 from mnvision.files import write_text
@@ -29,6 +29,7 @@ from mnvision.inference import for_inference
 from mnvision.kinds import Kind, kind_of
 from mnvision.models.base import TaskModel
 from mnvision.module import VisionModule
+from mnvision.objectives import build_objective, build_teacher
 from mnvision.ops.image import read_image
 from mnvision.outputs import (
     annotated_names,
@@ -61,12 +62,16 @@ def train(cfg: Config) -> dict[str, float]:
     check_devices(cfg)
     check_run_folder(cfg, overwrite=cfg["resume"])  # before the data, which may take minutes to read
     L.seed_everything(cfg["seed"], verbose=False)
+    teacher = build_teacher(cfg)
     if saved is not None:
         model = model_from_checkpoint(saved, path=cfg["resume"], key="resume").train()
         data = _data_for(model, cfg)
         data.setup("fit")
     else:
-        data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
+        table = None
+        if teacher is not None and not cfg["task"]["use_labels"]:
+            table = (teacher.spec.classes, teacher.spec.category_ids)
+        data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg), class_table=table)
         data.setup("fit")
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
     check_run_folder(cfg, overwrite=cfg["resume"], sources=[data.image_folder("val")])
@@ -81,6 +86,8 @@ def train(cfg: Config) -> dict[str, float]:
         metric=metric,
         make_optimizer=build.build_optimizer(cfg),
         schedule=build.build_schedule(cfg),
+        objective=build_objective(cfg, model, data=data, teacher=teacher),
+        layer_decay=cfg["trainer"]["layer_decay"],
         selective_weight_decay=cfg["trainer"]["selective_weight_decay"],
         channels_last=cfg["trainer"]["channels_last"],
         config=cfg,
@@ -88,10 +95,13 @@ def train(cfg: Config) -> dict[str, float]:
     if cfg["trainer"]["compile"]:
         model.compile()
     folder = run_folder(cfg)
+    callbacks = progress_callbacks(bar=cfg["trainer"]["progress_bar"], columns=kind.COLUMNS)
+    if cfg["trainer"]["unfreeze_every_epochs"]:
+        callbacks.append(Unfreezing(model.backbone, every_epochs=cfg["trainer"]["unfreeze_every_epochs"]))
     trainer = build.build_trainer(
         cfg,
         folder=folder,
-        callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]),
+        callbacks=callbacks,
         record=True,
         start=saved["global_step"] if saved is not None else 0,
     )
@@ -162,7 +172,9 @@ def evaluate(cfg: Config) -> dict[str, float]:
     metric = kind.make_metric(annotations)
     module = VisionModule(model, metric=metric, channels_last=cfg["trainer"]["channels_last"])
     folder = run_folder(cfg)
-    trainer = build.build_trainer(cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"]))
+    trainer = build.build_trainer(
+        cfg, folder=folder, callbacks=progress_callbacks(bar=cfg["trainer"]["progress_bar"], columns=kind.COLUMNS)
+    )
     if trainer.is_global_zero:
         describe_run(model, cfg=cfg, folder=folder, command="eval")
     measured = Measured(data, cfg["split"])
@@ -228,7 +240,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     return entries
 
 
-def _data_for(model: TaskModel, cfg: Config) -> DetectionDataModule:
+def _data_for(model: TaskModel, cfg: Config) -> Any:
     """The data section in a trained model's own input size and classes."""
     table = (model.spec.classes, model.spec.category_ids)
     return build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
@@ -261,7 +273,7 @@ class Measured(L.LightningDataModule):
         split: ``train``, ``val`` or ``test``.
     """
 
-    def __init__(self, data: DetectionDataModule, split: Split) -> None:
+    def __init__(self, data: Any, split: Split) -> None:
         super().__init__()
         self.data, self.split = data, split
 

@@ -6,6 +6,7 @@ import dataclasses
 import typing
 from typing import Annotated, Any, Literal
 
+from mnvision.schema_data import DATA
 from mnvision.value_types import (
     Count,
     FilePath,
@@ -16,6 +17,7 @@ from mnvision.value_types import (
     Pixels,
     Positive,
     Share,
+    SmallPixels,
     Weights,
 )
 
@@ -67,6 +69,38 @@ class FasterRCNN:
     nms_iou: Fraction | None
     pre_nms_top_k: Count
     max_detections: Count
+
+
+@dataclasses.dataclass
+class Classify:
+    """Keys of ``task`` where its name is ``classify``."""
+
+    name: str
+    image_size: SmallPixels | None
+    fit: Literal["crop", "stretch"] | None
+    crop_share: Share | None
+    weights: Weights | None
+    dropout: Fraction | None
+    label_smoothing: Fraction
+    class_weights: Literal["none", "balanced"]
+    noise: Literal["none", "soft_bootstrap", "hard_bootstrap", "filter"]
+    trust: Share
+
+
+@dataclasses.dataclass
+class Distill(Classify):
+    """Keys of ``task`` where its name is ``distill``."""
+
+    teacher: Weights
+    teacher_backbone: Annotated[str, "the name of a network"] | None
+    teacher_alpha: Positive
+    teacher_library: Literal["timm"] | None
+    temperature: Positive
+    weight: Fraction
+    feature_weight: NotNegative
+    embedding_weight: NotNegative
+    use_labels: bool
+    cache_teacher: bool
 
 
 @dataclasses.dataclass
@@ -127,63 +161,6 @@ class Timm:
 
 
 @dataclasses.dataclass
-class Data:
-    """Keys of ``data`` that every format has."""
-
-    name: str
-    root: FilePath
-    batch_size: Count
-    num_workers: Natural | None
-    augment: Literal["none", "flip", "light", "ssd"]
-    vertical_flip: bool
-    bad_images: Literal["error", "skip"]
-    classes: list[str] | None
-    image_size: Pixels | None
-
-
-@dataclasses.dataclass
-class CocoFiles(Data):
-    """Keys of ``data`` where its files are in COCO's format."""
-
-    train_images: FilePath
-    train_annotations: FilePath
-    val_images: FilePath
-    val_annotations: FilePath
-
-
-@dataclasses.dataclass
-class Coco(CocoFiles):
-    """Keys of ``data`` where its name is ``coco``."""
-
-    test_images: FilePath | None
-    test_annotations: FilePath | None
-
-
-@dataclasses.dataclass
-class Voc(Data):
-    """Keys of ``data`` where its name is ``voc``."""
-
-    train_split: Annotated[str, "the name of a list"]
-    val_split: Annotated[str, "the name of a list"]
-    test_split: Annotated[str, "the name of a list"]
-    images: FilePath
-    annotations: FilePath
-    lists: FilePath
-    ignore_difficult: bool
-
-
-@dataclasses.dataclass
-class Shapes(CocoFiles):
-    """Keys of ``data`` where its name is ``shapes``."""
-
-    root: FilePath | None  # type: ignore[assignment]
-    seed: Natural
-    train_count: Count
-    val_count: Count
-    canvas: Pixels
-
-
-@dataclasses.dataclass
 class Constant:
     """Keys of ``scheduler`` where its name is ``constant``; the others have them too."""
 
@@ -227,6 +204,9 @@ class Trainer:
     keep_memory: bool
     selective_weight_decay: bool
     pretrained_lr_factor: Share
+    layer_decay: Share
+    unfreeze_every_epochs: Count | None
+    ema_decay: Fraction | None
     gradient_clip: Positive | None
     limit_train_batches: Count | Share | None
     limit_val_batches: Count | Share | None
@@ -276,6 +256,7 @@ class Predict(Writing):
     ckpt: FilePath | None
     source: FilePath
     score_threshold: Fraction
+    top_k: Count
     batch_size: Count
 
 
@@ -304,7 +285,7 @@ COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "
 WITHOUT_SECTIONS = ("tables",)  # commands that build no model of a configuration
 # The schema of a section by its `name`, or by its `library`, whose names are its own; without both there is one schema.
 SECTIONS: dict[str, dict[str, type]] = {
-    "task": {"ssd": SSD, "faster_rcnn": FasterRCNN},
+    "task": {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classify, "distill": Distill},
     "backbone": {
         "mobilenet_v1": MobileNetV1,
         "mobilenet_v2": MobileNetV2,
@@ -319,7 +300,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     },
     "scheduler": {"cosine": Cosine, "exponential": Exponential, "multistep": MultiStep, "constant": Constant},
     "trainer": {"": Trainer},
-    "data": {"shapes": Shapes, "coco": Coco, "voc": Voc},
+    "data": DATA,
 }
 # An optimizer's class decides which further keys it has. It needs the first two; these are checked where given.
 OPTIMIZER: dict[str, Any] = {

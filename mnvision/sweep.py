@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from mnvision.checkpoint import SECTION, load_model, read_checkpoint
 from mnvision.errors import UserError
-from mnvision.models.create import IMAGE_SIZES, resolve_image_size
+from mnvision.models.create import IMAGE_SIZES, resolve_preprocessing
 from mnvision.profiler import profile, read_costs
 
 MAIN_METRICS = ("map", "top1")  # the number that a task is judged by, where it has it
@@ -130,14 +130,14 @@ def _image_size(folder: Path, config: Config) -> int | None:
         task, backbone, data = (config.get(section) or {} for section in ("task", "backbone", "data"))
         if task["name"] not in IMAGE_SIZES or (task.get("weights") and not task.get("image_size")):
             return None  # weights bring a size of their own
-        return resolve_image_size(
+        return resolve_preprocessing(
             task["name"],
             image_size=task.get("image_size"),
             rho=float(backbone.get("rho", 1)),
             weights=None,
-            preferred=data.get("image_size"),
+            preferred_size=data.get("image_size"),
             form=task.get("form"),
-        )
+        ).size
     except (AttributeError, KeyError, TypeError, ValueError):  # a configuration that was edited by hand
         return None
 

@@ -25,6 +25,9 @@ class FeatureLevel(NamedTuple):
     stride: int
 
 
+Fit = Literal["stretch", "crop"]
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a picture becomes the network's input; saved in every checkpoint and used by every command.
@@ -43,7 +46,7 @@ class Preprocessing:
     size: int
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
-    fit: Literal["stretch", "crop"] = "stretch"
+    fit: Fit = "stretch"
     crop_share: float = 1.0
 
 

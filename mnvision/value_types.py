@@ -38,6 +38,7 @@ Share = Annotated[float, Limits(above=0, high=1)]
 Count = Annotated[int, Limits(low=1)]
 Natural = Annotated[int, Limits(low=0)]
 Pixels = Annotated[int, Limits(low=32)]
+SmallPixels = Annotated[int, Limits(low=8)]  # a network of small strides takes pictures of a few pixels
 FilePath = Annotated[str, "a path"]
 Weights = Annotated[str, "a name or a path of weights"]
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mnvision import callbacks
 from mnvision.callbacks import EpochLines, TerminalBar, Throughput, peak_memory_mb, progress_callbacks
+from mnvision.detection import COLUMNS
 from mnvision.types import Batch, Target, pad_targets
 
 PICTURES, BATCH = 12, 4
@@ -88,7 +89,7 @@ def lines(caplog):
 
 def test_a_line_after_every_epoch(fit, caplog):
     with caplog.at_level(logging.INFO):
-        trainer = fit(Module(), progress_callbacks(bar=False))
+        trainer = fit(Module(), progress_callbacks(bar=False, columns=COLUMNS))
     titles, first, second = lines(caplog)
     assert titles == ["epoch", "loss", "val", "loss", "AP", "AP50", "img/s", "lr", "s"]
     # The mean loss of the three steps 0, 1, 2 is 1; the rest is what the module logs.
@@ -100,7 +101,7 @@ def test_a_line_after_every_epoch(fit, caplog):
 
 def test_without_validation_no_old_numbers_are_shown(fit, caplog):
     with caplog.at_level(logging.INFO):
-        fit(Module(), [EpochLines()], max_epochs=3, check_val_every_n_epoch=2)
+        fit(Module(), [EpochLines(COLUMNS)], max_epochs=3, check_val_every_n_epoch=2)
     assert [line[2:5] for line in lines(caplog)[1:]] == [
         ["-", "-", "-"],
         ["2.5000", "0.2500", "0.5000"],
@@ -110,7 +111,7 @@ def test_without_validation_no_old_numbers_are_shown(fit, caplog):
 
 def test_evaluation_alone_prints_no_lines(fit, caplog):
     with caplog.at_level(logging.INFO):
-        fit(Module(), progress_callbacks(bar=False), validate_only=True)
+        fit(Module(), progress_callbacks(bar=False, columns=COLUMNS), validate_only=True)
     assert lines(caplog) == []
 
 
@@ -175,7 +176,9 @@ def test_bar_is_gone_after_an_error(fit, terminal):
 
 def test_bar_only_on_a_terminal(monkeypatch):
     def bars(*, bar):
-        return [callback for callback in progress_callbacks(bar=bar) if isinstance(callback, TerminalBar)]
+        return [
+            callback for callback in progress_callbacks(bar=bar, columns=COLUMNS) if isinstance(callback, TerminalBar)
+        ]
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert len(bars(bar=True)) == 1
@@ -187,5 +190,5 @@ def test_bar_only_on_a_terminal(monkeypatch):
 def test_a_long_epoch_without_a_bar_says_how_far_it_is(fit, caplog, monkeypatch):
     monkeypatch.setattr(callbacks, "QUIET_SECONDS", 0)
     with caplog.at_level(logging.INFO):
-        fit(Module(), [EpochLines()], max_epochs=1)
+        fit(Module(), [EpochLines(COLUMNS)], max_epochs=1)
     assert "epoch 1: step 1 of" in caplog.text

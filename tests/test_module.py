@@ -15,7 +15,7 @@ from mnvision.errors import UserError
 from mnvision.models.create import create_model
 from mnvision.models.ssd import SSD
 from mnvision.module import VisionModule
-from mnvision.types import Batch
+from mnvision.types import Batch, Labels
 from tests.runs import batch, detector, state
 
 
@@ -185,16 +185,10 @@ def test_evaluation_measures_the_losses_in_evaluation_mode():
 
 
 def test_a_classifier_trains_with_the_same_module():
-    class Labels:
-        """Batches of classification: the targets are a tensor."""
-
-        def __init__(self, images, targets):
-            self.images, self.targets = images, targets
-
     torch.manual_seed(0)
     model = create_model("classify", alpha=0.25, num_classes=3, image_size=64)
     module = VisionModule(model, make_optimizer=sgd(0.05))
-    recorder = fit(module, [Labels(batch().images, torch.tensor([0, 1, 2]))], epochs=10)
+    recorder = fit(module, [Batch(batch().images, Labels(torch.tensor([0, 1, 2]), torch.arange(3)))], epochs=10)
     assert recorder.steps[-1] < recorder.steps[0]
 
 

@@ -33,6 +33,8 @@ class Backbone(nn.Module):
         head_norm: Whether that layer is a 1x1 convolution with BatchNorm and activation, as V4's; else it is fully
             connected, with hard swish behind it, as V3's.
         head_dropout: Share of the features that the family's classifier zeroes in training.
+        frozen_stages: How many stages do not train, see ``freeze``.
+        norm_policy: What BatchNorm does in the others.
         sequential: Whether its stages, run one after the other, give the levels' maps.
         opaque: Whether its modules are not of our kinds: folding of BatchNorm and packing of weights leave it alone.
     """
@@ -53,6 +55,8 @@ class Backbone(nn.Module):
         self.levels: list[FeatureLevel] = []
         self.stages: list[list[nn.Module]] = []
         self._always_eval: list[nn.Module] = []
+        self.frozen_stages = 0
+        self.norm_policy: NormPolicy = "train"
 
     def scale(self, channels: int, *, minimum: int = 8) -> int:
         """The width multiplier applied to a channel count: ``max(int(channels * alpha), minimum)``."""
@@ -77,6 +81,7 @@ class Backbone(nn.Module):
             raise UserError(f"backbone.freeze must be 0 to {len(self.stages)} for {self.name}, got {stages}")
         if norm not in NORM_POLICIES:
             raise UserError(f"backbone.norm must be one of {', '.join(NORM_POLICIES)}; got {norm!r}")
+        self.frozen_stages, self.norm_policy = stages, norm
         frozen = [part for stage in self.stages[:stages] for part in stage]
         self.requires_grad_(True)
         for part in frozen:
@@ -88,6 +93,16 @@ class Backbone(nn.Module):
             for part in self._always_eval:
                 part.requires_grad_(False)
         self.train(self.training)
+
+    def depths(self) -> dict[nn.Parameter, int]:
+        """How far from the head each parameter lies, in stages: 1 in the last one."""
+        places = {
+            parameter: len(self.stages) - number
+            for number, stage in enumerate(self.stages)
+            for part in stage
+            for parameter in part.parameters()
+        }
+        return {parameter: places.get(parameter, len(self.stages)) for parameter in self.parameters()}
 
     def train(self, mode: bool = True) -> Backbone:
         """Switch to training, but leave frozen norms in evaluation: a trainer calls this before every epoch."""

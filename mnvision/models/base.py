@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.base import Backbone
+from mnvision.ops.image import fit_image
 from mnvision.types import Preprocessing
+
+Pictures = Tensor | Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,13 @@ class TaskModel(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Turn pixels [B, 3, H, W], uint8 or float in 0..255, into what the backbone takes."""
         return (images - self.mean).div_(self.std)  # in place: one large map less
+
+    def stack(self, pictures: Pictures) -> Tensor:
+        """Fit pictures uint8 [H, W, 3] RGB of any sizes to the input, a batch [B, 3, S, S]; a batch stays as it is."""
+        if isinstance(pictures, Tensor):
+            return pictures
+        stacked = np.stack([fit_image(picture, self.preprocessing) for picture in pictures])  # [B, S, S, 3]
+        return torch.from_numpy(stacked).to(self.mean.device).permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> Any:
         """Raw output for images [B, 3, H, W], uint8 or float in 0..255; tensors only: this is what is exported."""

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from mnvision.backbones.base import Backbone
 from mnvision.backbones.layers import ConvNormAct, initialise
-from mnvision.models.base import TaskModel
-from mnvision.types import Preprocessing, UserError
+from mnvision.models.base import Pictures, TaskModel
+from mnvision.ops.class_losses import class_loss
+from mnvision.types import Labels, Preprocessing, UserError
 
 
 class Classifier(TaskModel):
@@ -47,7 +48,11 @@ class Classifier(TaskModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W], uint8 or float in 0..255, to logits [B, K]."""
-        features = self.backbone(self.normalise(images))[-1].mean(dim=(2, 3), keepdim=True)
+        return self.classify(self.backbone(self.normalise(images))[-1])
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map the backbone's last map [B, C, H, W] to logits [B, K]."""
+        features = features.mean(dim=(2, 3), keepdim=True)
         if self.backbone.head_norm and self.hidden is not None:
             features = self.hidden(features)
         features = features.flatten(1)
@@ -55,13 +60,22 @@ class Classifier(TaskModel):
             features = F.hardswish(self.hidden(features))
         return self.head(self.dropout(features))
 
-    def losses(self, images: Tensor, targets: Tensor, *, output: Tensor | None = None) -> dict[str, Tensor]:
-        """Softmax cross-entropy of the batch with labels int64 [B], 0..K-1."""
+    def losses(self, images: Tensor, targets: Labels, *, output: Tensor | None = None) -> dict[str, Tensor]:
+        """Softmax cross-entropy of the pictures whose class is known."""
         logits = self(images) if output is None else output
-        return {"class_loss": F.cross_entropy(logits.float(), targets)}
+        return {"class_loss": class_loss(logits.float(), targets)}
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, original_sizes: Tensor | None = None, output: Tensor | None = None) -> Tensor:
-        """Class probabilities [B, K]."""
+    def predict(
+        self, images: Pictures, *, original_sizes: Tensor | None = None, output: Tensor | None = None
+    ) -> Tensor:
+        """Class probabilities [B, K].
+
+        Args:
+            images: A batch [B, 3, S, S], uint8 or float in 0..255, or pictures uint8 [H, W, 3] RGB of any sizes.
+            original_sizes: Not used: a class has no place in the picture.
+            output: What ``forward`` gave for these images, if that is known already.
+        """
+        images = images if output is not None else self.stack(images)
         logits = self(images) if output is None else output
         return logits.float().softmax(-1)

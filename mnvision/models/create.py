@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mnvision.backbones import create_backbone
@@ -17,13 +18,15 @@ from mnvision.models.classifier import Classifier
 from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.models.ssd import LOSSES, SSD
 from mnvision.ops.resolution import input_size
-from mnvision.types import Preprocessing
+from mnvision.types import Fit, Preprocessing
 
 logger = logging.getLogger(__name__)
 
 # Task names are the names of the configuration's `task` group. A plain table, so that a checkpoint can never name
 # a class of its own.
 TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classifier}
+# How a picture is fitted to the input, and how much of it is shown, where it is not stretched whole.
+FITS: dict[str, tuple[Fit, float]] = {"classify": ("crop", 0.875)}
 IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224}
 FORM_SIZES = {("ssd", "fpn"): 640}  # of forms that have another one than their task
 
@@ -53,6 +56,10 @@ def create_model(
     rho: float = 1.0,
     image_size: int | None = None,
     preferred_size: int | None = None,
+    fit: Fit | None = None,
+    crop_share: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
     category_ids: Sequence[int] | None = None,
@@ -71,10 +78,15 @@ def create_model(
         task: A key of ``TASKS``, such as ``ssd``.
         backbone: A name of ``list_backbones()``, or of the ``library`` among ``backbone_options``.
         alpha: Width multiplier.
-        rho: Resolution multiplier of the input's side, see ``resolve_image_size``.
+        rho: Resolution multiplier of the input's side, see ``resolve_preprocessing``.
         image_size: Side of the input in pixels at rho 1; by default that of ``weights``, else ``preferred_size``, else
             the task's own (300 for ssd, 640 for its form fpn).
         preferred_size: The side that suits the data.
+        fit: How a picture is fitted to the input, see ``Preprocessing``; by default as ``weights``, else the task's own
+            (``crop`` for classify, else ``stretch``).
+        crop_share: How much of it is shown; likewise (0.875 for classify, else 1).
+        mean: Of the pixels 0..255 by channel, where no weights say which they were trained with; 127.5 by default.
+        std: Likewise.
         num_classes: Classes without background, where they have no names.
         classes: Names of the classes; by default those of ``weights``.
         category_ids: The data set's own ids of the classes; by default those of ``weights`` where its classes are
@@ -127,9 +139,21 @@ def create_model(
         brought |= family_options(backbone)
     if part is not None:
         brought -= {"taps"}  # what a head takes from the backbone says nothing of another head
-    form = (task_options or {}).get("form")
-    size = resolve_image_size(task, image_size=image_size, rho=rho, weights=whole, preferred=preferred_size, form=form)
-    mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
+    preprocessing = resolve_preprocessing(
+        task,
+        image_size=image_size,
+        rho=rho,
+        weights=whole,
+        preferred_size=preferred_size,
+        form=(task_options or {}).get("form"),
+        fit=fit,
+        crop_share=crop_share,
+    )
+    preprocessing = replace(
+        preprocessing,
+        mean=settings.get("mean", _three(mean) or Preprocessing.mean),
+        std=settings.get("std", _three(std) or Preprocessing.std),
+    )
     spec = ModelSpec(
         task=task,
         task_options=_settle_head(task, task_options or {}, head_settings),
@@ -138,7 +162,7 @@ def create_model(
             "alpha": alpha,
             **_settle(backbone_options or {}, settings, names=sorted(brought)),
         },
-        preprocessing=Preprocessing(size, mean=mean, std=std),
+        preprocessing=preprocessing,
         # Plain values, whatever array they come from: a checkpoint holds nothing else.
         classes=tuple(str(name) for name in classes),
         category_ids=tuple(int(number) for number in category_ids),
@@ -148,45 +172,61 @@ def create_model(
     return model
 
 
-def resolve_image_size(
+def resolve_preprocessing(
     task: str,
     *,
     image_size: int | None,
     rho: float,
     weights: Weights | str | None,
-    preferred: int | None,
+    preferred_size: int | None,
     form: str | None = None,
-) -> int:
-    """The side of a model's input in pixels; the first of these that is known decides.
+    fit: Fit | None = None,
+    crop_share: float | None = None,
+) -> Preprocessing:
+    """How pictures are fitted to a model's input; mean and standard deviation are left open.
 
-    ``image_size`` times ``rho``; the side that the weights were trained at, in which their rho is contained;
-    ``preferred`` times ``rho``; the side of the task's form, or else of the task, times ``rho``.
+    Of the side of the input in pixels, the first of these that is known decides: ``image_size`` times ``rho``; the side
+    that the weights were trained at, in which their rho is contained; ``preferred_size`` times ``rho``; the side of the
+    task's form, or else of the task, times ``rho``.
 
     Args:
         task: A key of ``TASKS``.
         image_size: What the user asks for.
         rho: Resolution multiplier.
-        weights: Of the whole model: those of a backbone alone leave the size open.
-        preferred: What suits the data.
+        weights: Of the whole model: those of a backbone alone leave everything open.
+        preferred_size: What suits the data.
         form: The task's form that the user asks for; by default that of the weights.
+        fit: What the user asks for; by default as the weights, else the task's own.
+        crop_share: Likewise.
 
     Raises:
         UserError: If the weights cannot be read, the side is less than a stride of the network, or ``rho`` would have
             no effect.
     """
-    if image_size is None and weights:
+    settings: Mapping[str, Any] = {}
+    if weights:
         settings = (read_weights(weights) if isinstance(weights, str) else weights).settings
-        if "image_size" in settings:
-            size = int(settings["image_size"])
-            if rho != 1:
-                raise UserError(
-                    f"backbone.rho={rho:g} would change nothing: the input of {size} pixels comes with the weights, "
-                    "and holds their own rho; give task.image_size=PIXELS as well, or leave backbone.rho out"
-                )
-            return size
+    own_fit, own_share = FITS.get(task, (Preprocessing.fit, Preprocessing.crop_share))
+    fit, crop_share = fit or settings.get("fit", own_fit), crop_share or settings.get("crop_share", own_share)
+    if image_size is None and "image_size" in settings:
+        size = int(settings["image_size"])
+        if rho != 1:
+            raise UserError(
+                f"backbone.rho={rho:g} would change nothing: the input of {size} pixels comes with the weights, "
+                "and holds their own rho; give task.image_size=PIXELS as well, or leave backbone.rho out"
+            )
+    else:
         form = form or settings.get("form")
-    own = FORM_SIZES.get((task, form or ""), IMAGE_SIZES.get(task, 224))
-    return input_size(image_size or preferred or own, rho)
+        own = FORM_SIZES.get((task, form or ""), IMAGE_SIZES.get(task, 224))
+        size = input_size(image_size or preferred_size or own, rho)
+    return Preprocessing(size, fit=fit, crop_share=crop_share)
+
+
+def _three(values: Sequence[float] | None) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def _load(model: TaskModel, *, whole: Weights | None, part: Weights | None, named: bool) -> None:

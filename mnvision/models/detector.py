@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mnvision.backbones.base import Backbone
-from mnvision.models.base import TaskModel
-from mnvision.ops.image import resize_image
+from mnvision.models.base import Pictures, TaskModel
 from mnvision.ops.postprocess import Candidates, suppress
 from mnvision.types import Detections, Preprocessing, UserError
-
-Pictures = Tensor | Sequence[np.ndarray]
 
 
 class Detector(TaskModel):
@@ -80,8 +75,7 @@ class Detector(TaskModel):
         size = self.preprocessing.size
         if not isinstance(images, Tensor):
             original_sizes = torch.tensor([picture.shape[:2] for picture in images], dtype=torch.int64)
-            stacked = np.stack([resize_image(picture, size) for picture in images])  # [B, S, S, 3]
-            images = torch.from_numpy(stacked).to(self.mean.device).permute(0, 3, 1, 2)
+            images = self.stack(images)
         threshold = self.score_threshold if score_threshold is None else score_threshold
         found = self.candidates(self(images) if output is None else output, threshold=threshold)
         boxes, scores, labels = suppress(found, iou=self.nms_iou, max_detections=self.max_detections, image_size=size)

@@ -13,7 +13,7 @@ from mnvision.errors import UserError
 from mnvision.models import create
 from mnvision.models.base import ModelSpec
 from mnvision.models.classifier import Classifier
-from mnvision.models.create import build_model, create_model, resolve_image_size
+from mnvision.models.create import build_model, create_model, resolve_preprocessing
 from mnvision.models.ssd import SSD
 from mnvision.types import Preprocessing
 from tests.runs import state
@@ -93,10 +93,10 @@ def test_every_option_arrives():
     [
         ({}, 300),
         ({"rho": 0.5}, 160),  # 150, to whole strides
-        ({"preferred": 224}, 224),
-        ({"preferred": 224, "rho": 0.857}, 192),
-        ({"preferred": 224, "image_size": 128}, 128),
-        ({"preferred": 224, "image_size": 128, "rho": 0.5}, 64),
+        ({"preferred_size": 224}, 224),
+        ({"preferred_size": 224, "rho": 0.857}, 192),
+        ({"preferred_size": 224, "image_size": 128}, 128),
+        ({"preferred_size": 224, "image_size": 128, "rho": 0.5}, 64),
     ],
 )
 @pytest.mark.parametrize("with_weights", [False, True])
@@ -109,11 +109,10 @@ def test_who_decides_on_the_input_size(known, expected, with_weights, tmp_path):
             expected = 96  # as they were trained, whatever the data are
         if "image_size" not in known and "rho" in known:
             with pytest.raises(UserError, match="would change nothing: the input of 96 pixels comes with the weights"):
-                resolve_image_size("ssd", weights=weights, **{"image_size": None, "preferred": None, **known})
+                resolve_preprocessing("ssd", weights=weights, **{"image_size": None, "preferred_size": None, **known})
             return
-    known = {"image_size": None, "preferred": None, "rho": 1.0, **known}
-    assert resolve_image_size("ssd", weights=weights, **known) == expected
-    known["preferred_size"] = known.pop("preferred")
+    known = {"image_size": None, "preferred_size": None, "rho": 1.0, **known}
+    assert resolve_preprocessing("ssd", weights=weights, **known).size == expected
     model = create_model("ssd", alpha=0.25, weights=weights, num_classes=2, **known)
     assert model.preprocessing.size == model.spec.preprocessing.size == expected
 

@@ -1,0 +1,216 @@
+"""The data of a classification run: finds, fetches or makes the files, reads their classes, builds the loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from mnvision.data.class_dataset import ClassDataset, class_collate
+from mnvision.data.class_formats import find_root, read_labelled
+from mnvision.data.class_transforms import ClassAugment, ClassTransform
+from mnvision.data.dataset import BadImages
+from mnvision.data.labelled import adopt_labels, class_counts, describe_labelled
+from mnvision.data.loaders import make_loader
+from mnvision.data.splits import VAL_SHARE, Split
+from mnvision.errors import UserError
+from mnvision.types import LabelledPictures, Preprocessing
+
+log = logging.getLogger(__name__)
+
+
+class ClassDataModule(LightningDataModule):
+    """Training, validation and test pictures with one class each.
+
+    Batches are `mnvision.types.Batch`: images uint8 [B, 3, S, S] in channels-last memory, targets `Labels`.
+
+    Args:
+        name: A key of `mnvision.data.class_formats.READERS`.
+        root: Folder of the data set, or an archive of it.
+        preprocessing: How pictures are fitted to the input.
+        batch_size: Pictures in a batch, on each process.
+        num_workers: Processes that load data; None picks by the machine, see `make_loader`.
+        augment: Policy for training, see `ClassTransform`; validation sees pictures as they are.
+        min_area: See `ClassTransform`.
+        color: See `ClassTransform`.
+        randaugment: See `ClassTransform`.
+        erasing: See `ClassTransform`.
+        mixup: See `mnvision.data.mixing.mix`.
+        cutmix: Likewise.
+        balanced: Draw training pictures so that classes come equally often.
+        bad_images: ``error`` or ``skip``, see `PictureDataset`.
+        classes: Names of the classes to use; None uses all.
+        class_table: Class names and ids to renumber the labels to, such as a checkpoint holds.
+        crop_to_box: Show only the objects' boxes, where the data have them.
+        box_margin: What is shown around a box, as a share of its size.
+        val_share: Share of the training pictures that is held out where there is no validation split.
+        split_seed: Of that split.
+        seed: Of order and augmentation.
+        options: What the format alone knows, see `read_labelled`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str | Path | None,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        num_workers: int | None = None,
+        augment: ClassAugment = "light",
+        min_area: float | None = None,
+        color: float | None = None,
+        randaugment: float | None = None,
+        erasing: float | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        balanced: bool = False,
+        bad_images: BadImages = "error",
+        classes: Sequence[str] | None = None,
+        class_table: tuple[Sequence[str], Sequence[int]] | None = None,
+        crop_to_box: bool = False,
+        box_margin: float = 0.1,
+        val_share: float = VAL_SHARE,
+        split_seed: int = 0,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if root is None and name != "shape_crops":
+            raise UserError(
+                f"data.root is not set. Expected the folder of the data set {name!r}; give data.root=FOLDER"
+            )
+        self.name = name
+        self.root = None if root is None else Path(root).expanduser()
+        self.preprocessing = preprocessing
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.training_view = ClassTransform(
+            augment,
+            preprocessing=preprocessing,
+            min_area=min_area,
+            color=color,
+            randaugment=randaugment,
+            erasing=erasing,
+        )
+        self.evaluation_view = ClassTransform("none", preprocessing=preprocessing)
+        self.mixup, self.cutmix, self.balanced = mixup, cutmix, balanced
+        self.bad_images = bad_images
+        # A picture of shape_crops is nothing but a box.
+        boxed = crop_to_box or name == "shape_crops"
+        self._margin = box_margin if boxed else None
+        self._classes = None if classes is None else tuple(classes)
+        self._class_table = class_table
+        self._val_share, self._split_seed = val_share, split_seed
+        self.seed = seed
+        self._options = {**(options or {}), "boxes": boxed}
+        self._splits: dict[Split, LabelledPictures] = {}
+        self._datasets: list[ClassDataset] = []  # not the loaders: that would keep their workers alive
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes, known after ``setup``."""
+        return next(iter(self._splits.values())).classes
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """1..K, as no format has ids of its own."""
+        return tuple(range(1, len(self.classes) + 1))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Training pictures of each class, int64 [K]."""
+        return class_counts(self.load_split("train"))
+
+    def prepare_data(self) -> None:
+        """Fetch, unpack or make the files where they are not there; runs on one process."""
+        find_root(self.name, self.root, options=self._options)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the lists: both splits to fit, else validation alone."""
+        if stage in (None, "fit"):
+            self.load_split("train")
+        self.load_split("val")
+
+    def load_split(self, split: Split) -> LabelledPictures:
+        """The pictures of a split, read when first asked for.
+
+        Raises:
+            UserError: A file or folder is missing or wrong, there is nothing to learn from, the classes of the splits
+                disagree, or there is no such split.
+        """
+        if split not in self._splits:
+            pictures = read_labelled(
+                self.name,
+                self._folder(),
+                split,
+                classes=self._classes,
+                val_share=self._val_share,
+                seed=self._split_seed,
+                options=self._options,
+            )
+            if self._class_table is not None:
+                pictures = adopt_labels(pictures, classes=self._class_table[0], name=f"{self.root} ({split})")
+            if split == "train" and not (pictures.labels >= 0).any():
+                raise UserError(f"{self.root}: no training picture has a class. Expected labels to learn from")
+            log.info("%s: %s", split, describe_labelled(pictures))
+            self._splits[split] = pictures
+        return self._splits[split]
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled and augmented; the last, smaller batch is dropped unless it is the only one."""
+        return self._loader("train", training=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """In order, as they are."""
+        return self._loader("val", training=False)
+
+    def evaluation_dataloader(self, split: Split) -> DataLoader:
+        """Any split as validation sees it."""
+        return self._loader(split, training=False)
+
+    def image_folder(self, split: Split) -> Path:
+        """The folder that the file names of a split are relative to."""
+        return self._folder()
+
+    def dataset(self, split: Split, *, training: bool) -> ClassDataset:
+        """The pictures of a split, augmented in training."""
+        return ClassDataset(
+            self.load_split(split),
+            folder=self._folder(),
+            transform=self.training_view if training else self.evaluation_view,
+            crop_to_box=self._margin,
+            bad_images=self.bad_images,
+            substitute=training,
+            seed=self.seed,
+        )
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Report the pictures that were skipped since the last report."""
+        for dataset in self._datasets:
+            dataset.report_bad_images()
+        self._datasets.clear()
+
+    def _folder(self) -> Path:
+        return find_root(self.name, self.root, options=self._options)
+
+    def _loader(self, split: Split, *, training: bool) -> DataLoader:
+        dataset = self.dataset(split, training=training)
+        self._datasets.append(dataset)
+        weights = None
+        if self.balanced and training:
+            shares = 1 / np.maximum(self.counts, 1)
+            weights = np.where(dataset.pictures.labels >= 0, shares[dataset.pictures.labels], 0.0)
+        return make_loader(
+            dataset,
+            training=training,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            collate=class_collate(mixup=self.mixup, cutmix=self.cutmix) if training else class_collate(),
+            weights=weights,
+        )

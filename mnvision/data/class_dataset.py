@@ -1,0 +1,95 @@
+"""A classification split as a PyTorch data set, and its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mnvision.data.class_transforms import ClassTransform
+from mnvision.data.dataset import BadImages, PictureDataset
+from mnvision.data.mixing import mix
+from mnvision.data.picture_source import PictureSource
+from mnvision.types import Batch, LabelledPictures, Labels
+
+# Pixels uint8 [S, S, 3], label, place in the split, and a number from which a batch draws what it mixes.
+Item = tuple[np.ndarray, int, int, int]
+
+
+class ClassDataset(PictureDataset):
+    """The pictures of a split and their classes, decoded and transformed.
+
+    Args:
+        pictures: The split.
+        folder: The folder that its file names are relative to.
+        transform: From a picture to the network's input.
+        crop_to_box: Show only the box of each picture that has one, and so much around it (a share of its size on each
+            side); None: the whole picture.
+        bad_images: See `PictureDataset`.
+        substitute: Likewise. In an evaluation a bad picture is grey: it counts as whatever the model makes of that.
+        seed: Of the augmentation.
+    """
+
+    blank_means = "left grey, and counted as whatever the model makes of that"
+
+    def __init__(
+        self,
+        pictures: LabelledPictures,
+        *,
+        folder: str | Path,
+        transform: ClassTransform,
+        crop_to_box: float | None = None,
+        bad_images: BadImages = "error",
+        substitute: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(len(pictures), bad_images=bad_images, substitute=substitute, seed=seed)
+        self.pictures = pictures
+        self.folder = Path(folder)
+        self.transform = transform
+        self.crop_to_box = crop_to_box
+
+    def name(self, index: int) -> str:
+        """The name of its file."""
+        return self.pictures.file_name(index)
+
+    def load(self, index: int, *, rng: np.random.Generator) -> Item:
+        """Read and transform a picture."""
+        pixels = self.transform(self.source(index), rng=rng)
+        return pixels, int(self.pictures.labels[index]), index, int(rng.integers(2**31))
+
+    def blank(self, index: int) -> Item:
+        """A grey picture."""
+        size = self.transform.preprocessing.size
+        return np.full((size, size, 3), 128, np.uint8), int(self.pictures.labels[index]), index, 0
+
+    def source(self, index: int) -> PictureSource:
+        """Where the picture comes from, and what of it counts."""
+        box = None
+        if self.crop_to_box is not None and self.pictures.boxes is not None:
+            box = self.pictures.boxes[index]
+        margin = self.crop_to_box or 0.0
+        if self.pictures.pixels is not None:
+            return PictureSource.of_array(self.pictures.pixels[index], box=box, margin=margin)
+        return PictureSource.of_file(self.folder / self.pictures.file_name(index), box=box, margin=margin)
+
+
+def class_collate(*, mixup: float = 0.0, cutmix: float = 0.0) -> Callable[[Sequence[Item]], Batch]:
+    """What makes a batch of items: stacked in channels-last memory, and pictures mixed where that is asked for.
+
+    Args:
+        mixup: See `mnvision.data.mixing.mix`.
+        cutmix: Likewise.
+    """
+
+    def collate(items: Sequence[Item]) -> Batch:
+        pixels, labels, places, numbers = zip(*items, strict=True)
+        images = np.stack(pixels)  # [B, S, S, 3]
+        targets = Labels(torch.tensor(labels), torch.tensor(places))
+        if mixup or cutmix:
+            images, targets = mix(images, targets, mixup=mixup, cutmix=cutmix, rng=np.random.default_rng(numbers[0]))
+        return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), targets)
+
+    return collate

@@ -1,0 +1,117 @@
+"""What a training minimises beyond the model's own losses: doubted or weighted labels, and teachers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mnvision.checkpoint import model_from_checkpoint, read_checkpoint
+from mnvision.data.class_datamodule import ClassDataModule
+from mnvision.errors import UserError
+from mnvision.hardware import choose_device
+from mnvision.models.base import TaskModel
+from mnvision.models.class_objective import ClassObjective, balanced_weights
+from mnvision.models.classifier import Classifier
+from mnvision.models.create import create_model
+from mnvision.models.distillation import Distillation
+from mnvision.module import Objective
+from mnvision.teacher_cache import TeacherCache, keep_outputs, outputs_file
+
+logger = logging.getLogger(__name__)
+
+Config = Mapping[str, Any]
+_CLASSIFY = ("label_smoothing", "class_weights", "noise", "trust")
+_TEACHER = ("teacher", "teacher_backbone", "teacher_alpha", "teacher_library")
+_DISTILL = (*_TEACHER, "temperature", "weight", "feature_weight", "embedding_weight", "use_labels", "cache_teacher")
+# Keys of a task that its training asks for and its network does not know.
+OBJECTIVE_KEYS = {"classify": _CLASSIFY, "distill": (*_CLASSIFY, *_DISTILL)}
+# The task of the network that a task trains, where it has another name.
+NETWORKS = {"distill": "classify"}
+
+
+def build_teacher(cfg: Config) -> Classifier | None:
+    """The teacher of ``task=distill``, for another task None.
+
+    Raises:
+        UserError: If there is none, or it is no classifier.
+    """
+    task = cfg["task"]
+    if task["name"] != "distill":
+        return None
+    given, backbone = task["teacher"], task["teacher_backbone"]
+    if backbone is None:
+        saved = read_checkpoint(given, key="task.teacher")
+        teacher = model_from_checkpoint(saved, path=given, key="task.teacher")
+    else:
+        options = {"library": task["teacher_library"]} if task["teacher_library"] else {}
+        teacher = create_model(
+            "classify", backbone=backbone, alpha=task["teacher_alpha"], weights=given, backbone_options=options
+        )
+    if not isinstance(teacher, Classifier):
+        raise UserError(f"task.teacher: {given} holds a model of task {teacher.spec.task}, expected a classifier")
+    name = teacher.spec.backbone_options["name"]
+    logger.info("teacher: %s at %d pixels, %d classes", name, teacher.preprocessing.size, len(teacher.spec.classes))
+    return teacher.eval()
+
+
+def build_objective(
+    cfg: Config, model: TaskModel, *, data: ClassDataModule | Any, teacher: Classifier | None
+) -> Objective | None:
+    """What training minimises; None where it is the model's own losses.
+
+    Args:
+        cfg: A valid configuration.
+        model: What is trained.
+        data: What it is trained on.
+        teacher: What ``build_teacher`` gave.
+
+    Raises:
+        UserError: If the teacher does not suit.
+    """
+    task = cfg["task"]
+    if task["name"] not in OBJECTIVE_KEYS:
+        return None
+    hard = ClassObjective(
+        model,
+        smoothing=task["label_smoothing"],
+        class_weights=balanced_weights(data.counts) if task["class_weights"] == "balanced" else None,
+        noise=task["noise"],
+        trust=task["trust"],
+    )
+    if teacher is None or not isinstance(model, Classifier):
+        return hard
+    objective = Distillation(
+        model,
+        teacher,
+        hard=hard if task["use_labels"] else None,
+        temperature=task["temperature"],
+        weight=task["weight"],
+        feature_weight=task["feature_weight"],
+        embedding_weight=task["embedding_weight"],
+    )
+    if task["cache_teacher"]:
+        objective.outputs = _kept_outputs(cfg, objective, teacher, data)
+    return objective
+
+
+def _kept_outputs(cfg: Config, objective: Distillation, teacher: Classifier, data: ClassDataModule) -> TeacherCache:
+    """The teacher's outputs for the training pictures, asked for now unless they are on disk."""
+    moving = [key for key in ("mixup", "cutmix") if cfg["data"][key]]
+    if cfg["data"]["augment"] != "none" or moving or cfg["task"]["feature_weight"]:
+        raise UserError(
+            "task.cache_teacher keeps what the teacher says of each picture as it is, so that it holds for no changed "
+            "one, and keeps no maps: give data.augment=none data.mixup=0 data.cutmix=0 task.feature_weight=0, or "
+            "task.cache_teacher=false"
+        )
+    pictures, folder = data.load_split("train"), data.image_folder("train")
+    file = outputs_file(teacher, pictures, folder=Path(folder), seen=data.preprocessing)
+    keep_outputs(
+        objective,
+        data.evaluation_dataloader("train"),
+        count=len(pictures),
+        file=file,
+        device=choose_device(cfg["trainer"]["accelerator"]),
+    )
+    return TeacherCache(file, classes=len(teacher.spec.classes))

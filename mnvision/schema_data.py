@@ -1,0 +1,165 @@
+"""Which keys the data section of a configuration has, by the data set's name; see ``schema``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+from mnvision.value_types import (
+    Count,
+    FilePath,
+    Fraction,
+    Limits,
+    Natural,
+    NotNegative,
+    Pixels,
+    Positive,
+    Share,
+    SmallPixels,
+)
+
+
+@dataclasses.dataclass
+class Data:
+    """Keys of ``data`` that every format has."""
+
+    name: str
+    root: FilePath
+    batch_size: Count
+    num_workers: Natural | None
+    bad_images: Literal["error", "skip"]
+    classes: list[str] | None
+    image_size: SmallPixels | None
+
+
+@dataclasses.dataclass
+class Boxes(Data):
+    """Keys of ``data`` where pictures have boxes to be found."""
+
+    augment: Literal["none", "flip", "light", "ssd"]
+    vertical_flip: bool
+    image_size: Pixels | None
+
+
+@dataclasses.dataclass
+class CocoFiles(Boxes):
+    """Keys of ``data`` where its files are in COCO's format."""
+
+    train_images: FilePath
+    train_annotations: FilePath
+    val_images: FilePath
+    val_annotations: FilePath
+
+
+@dataclasses.dataclass
+class Coco(CocoFiles):
+    """Keys of ``data`` where its name is ``coco``."""
+
+    test_images: FilePath | None
+    test_annotations: FilePath | None
+
+
+@dataclasses.dataclass
+class Voc(Boxes):
+    """Keys of ``data`` where its name is ``voc``."""
+
+    train_split: Annotated[str, "the name of a list"]
+    val_split: Annotated[str, "the name of a list"]
+    test_split: Annotated[str, "the name of a list"]
+    images: FilePath
+    annotations: FilePath
+    lists: FilePath
+    ignore_difficult: bool
+
+
+@dataclasses.dataclass
+class Shapes(CocoFiles):
+    """Keys of ``data`` where its name is ``shapes``."""
+
+    root: FilePath | None  # type: ignore[assignment]
+    seed: Natural
+    train_count: Count
+    val_count: Count
+    canvas: Pixels
+
+
+@dataclasses.dataclass
+class Labelled(Data):
+    """Keys of ``data`` where every picture has a class."""
+
+    augment: Literal["none", "flip", "crop", "light", "strong"]
+    min_area: Share | None
+    color: NotNegative | None
+    randaugment: Annotated[float, Limits(low=0, high=10)] | None
+    erasing: Fraction | None
+    mixup: NotNegative
+    cutmix: NotNegative
+    balanced: bool
+    mean: list[NotNegative] | None
+    std: list[Positive] | None
+    val_share: Share
+    split_seed: Natural
+
+
+@dataclasses.dataclass
+class ShapeCrops(Labelled):
+    """Keys of ``data`` where its name is ``shape_crops``."""
+
+    root: FilePath | None  # type: ignore[assignment]
+    seed: Natural
+    train_count: Count
+    val_count: Count
+    canvas: Pixels
+
+
+@dataclasses.dataclass
+class ImageFolder(Labelled):
+    """Keys of ``data`` where its name is ``image_folder``."""
+
+    train: FilePath
+    val: FilePath | None
+    test: FilePath | None
+
+
+@dataclasses.dataclass
+class PictureList(Labelled):
+    """Keys of ``data`` where its name is ``picture_list``."""
+
+    images: FilePath
+    train: FilePath
+    val: FilePath | None
+    test: FilePath | None
+    file_column: Annotated[str, "the name of a column"]
+    label_column: Annotated[str, "the name of a column"]
+    split_column: Annotated[str, "the name of a column"] | None
+
+
+@dataclasses.dataclass
+class StanfordDogs(Labelled):
+    """Keys of ``data`` where its name is ``stanford_dogs`` or ``oxford_pets``."""
+
+    download: bool
+    crop_to_box: bool
+    box_margin: NotNegative
+
+
+@dataclasses.dataclass
+class Cifar(Labelled):
+    """Keys of ``data`` where its name is ``cifar10`` or ``cifar100``."""
+
+    download: bool
+
+
+BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
+LABELLED: dict[str, type] = {
+    "shape_crops": ShapeCrops,
+    "image_folder": ImageFolder,
+    "picture_list": PictureList,
+    "stanford_dogs": StanfordDogs,
+    "oxford_pets": StanfordDogs,
+    "cifar10": Cifar,
+    "cifar100": Cifar,
+}
+DATA = {**BOXES, **LABELLED}
+# What the data have to be for each task.
+DATA_OF_TASK = {"ssd": BOXES, "faster_rcnn": BOXES, "classify": LABELLED, "distill": LABELLED}
