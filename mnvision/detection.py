@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
 from mnvision.metrics.detections import write_predictions
@@ -41,6 +42,13 @@ def write_results(metric: CocoMetric, folder: Path) -> None:
 
 
 def write_pictures(
+    model: TaskModel, data: Any, split: Split, *, metric: CocoMetric, folder: Path, count: int
+) -> list[Path]:
+    """Draw detections and ground truth of some pictures of a split into ``pictures/``."""
+    return draw_pictures(model, data.load_split(split), data.image_folder(split), folder=folder, count=count)
+
+
+def draw_pictures(
     model: TaskModel, annotations: Annotations, image_folder: Path, *, folder: Path, count: int
 ) -> list[Path]:
     """Draw the detections and the ground truth of some pictures, spread evenly over a split, into ``pictures/``.

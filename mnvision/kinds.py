@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnvision import detection
+from mnvision import classification, detection
+from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
 
@@ -32,7 +33,7 @@ class Kind(Protocol):
         """Write what was predicted, and what explains the numbers."""
 
     def write_pictures(
-        self, model: TaskModel, truth: Any, image_folder: Path, *, folder: Path, count: int
+        self, model: TaskModel, data: Any, split: Split, *, metric: Any, folder: Path, count: int
     ) -> list[Path]:
         """Draw predictions and truth of some pictures of a split into ``pictures/``."""
 
@@ -49,7 +50,8 @@ class Kind(Protocol):
         """Write further forms of ``predictions.json``; returns what was found, in words."""
 
 
-KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection}
+# By the task of the model.
+KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection, "classify": classification}
 
 
 def kind_of(model: TaskModel, *, command: str) -> Kind:

@@ -126,7 +126,8 @@ def train(cfg: Config) -> dict[str, float]:
     measured = Measured(data, "val")
     numbers = _measure(trainer, module, measured, kind=kind, folder=folder)
     if trainer.is_global_zero:
-        measured.draw(kind, model, folder=folder, count=cfg["trainer"]["pictures"])
+        pictures = cfg["trainer"]["pictures"]
+        kind.write_pictures(model, data, measured.split, metric=metric, folder=folder, count=pictures)
         report_run(
             model,
             metric=metric,
@@ -180,7 +181,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
     measured = Measured(data, cfg["split"])
     numbers = _measure(trainer, module, measured, kind=kind, folder=folder)
     if trainer.is_global_zero:
-        measured.draw(kind, model, folder=folder, count=cfg["trainer"]["pictures"])
+        pictures = cfg["trainer"]["pictures"]
+        kind.write_pictures(model, data, measured.split, metric=metric, folder=folder, count=pictures)
         report_run(
             model, metric=metric, cfg=cfg, folder=folder, numbers=numbers, commands=reproduce(cfg, ckpt=cfg["ckpt"])
         )
@@ -284,11 +286,6 @@ class Measured(L.LightningDataModule):
     def teardown(self, stage: str) -> None:
         """As of the data."""
         self.data.teardown(stage)
-
-    def draw(self, kind: Kind, model: TaskModel, *, folder: Path, count: int) -> None:
-        """Draw some of the pictures with predictions and truth."""
-        truth = self.data.load_split(self.split)
-        kind.write_pictures(model, truth, self.data.image_folder(self.split), folder=folder, count=count)
 
 
 def _precision(cfg: Config) -> str:

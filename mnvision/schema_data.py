@@ -89,8 +89,8 @@ class Labelled(Data):
 
     augment: Literal["none", "flip", "crop", "light", "strong"]
     min_area: Share | None
-    color: NotNegative | None
-    randaugment: Annotated[float, Limits(low=0, high=10)] | None
+    color: Annotated[float, Limits(low=0, high=2)] | None
+    randaugment: Annotated[int, Limits(low=0, high=10)] | None
     erasing: Fraction | None
     mixup: NotNegative
     cutmix: NotNegative
@@ -117,8 +117,8 @@ class ImageFolder(Labelled):
     """Keys of ``data`` where its name is ``image_folder``."""
 
     train: FilePath
-    val: FilePath | None
-    test: FilePath | None
+    val: FilePath
+    test: FilePath
 
 
 @dataclasses.dataclass

@@ -255,7 +255,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(finished, tmp_path, caplog):
     (images / "100007.jpg").write_bytes(b"no picture")
     annotations = read_coco(made / "annotations" / "train.json", image_folder=images)
     model = load_model(folder / "checkpoints" / "best.ckpt")
-    written = detection.write_pictures(model, annotations, images, folder=tmp_path, count=3)
+    written = detection.draw_pictures(model, annotations, images, folder=tmp_path, count=3)
     assert [path.name for path in written] == ["100001.jpg", "100012.jpg"]
     assert all(path.is_file() for path in written)
     assert "100007.jpg" in caplog.text

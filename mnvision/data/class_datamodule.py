@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 
 from mnvision.data.class_dataset import ClassDataset, class_collate
 from mnvision.data.class_formats import find_root, read_labelled
-from mnvision.data.class_transforms import ClassAugment, ClassTransform
+from mnvision.data.classification_transforms import ClassAugment, ClassTransform
 from mnvision.data.dataset import BadImages
 from mnvision.data.labelled import adopt_labels, class_counts, describe_labelled
 from mnvision.data.loaders import make_loader
+from mnvision.data.mixing import Mixing
 from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError
 from mnvision.types import LabelledPictures, Preprocessing
@@ -40,7 +41,7 @@ class ClassDataModule(LightningDataModule):
         color: See `ClassTransform`.
         randaugment: See `ClassTransform`.
         erasing: See `ClassTransform`.
-        mixup: See `mnvision.data.mixing.mix`.
+        mixup: See `mnvision.data.mixing.Mixing`.
         cutmix: Likewise.
         balanced: Draw training pictures so that classes come equally often.
         bad_images: ``error`` or ``skip``, see `PictureDataset`.
@@ -65,7 +66,7 @@ class ClassDataModule(LightningDataModule):
         augment: ClassAugment = "light",
         min_area: float | None = None,
         color: float | None = None,
-        randaugment: float | None = None,
+        randaugment: int | None = None,
         erasing: float | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -98,7 +99,8 @@ class ClassDataModule(LightningDataModule):
             erasing=erasing,
         )
         self.evaluation_view = ClassTransform("none", preprocessing=preprocessing)
-        self.mixup, self.cutmix, self.balanced = mixup, cutmix, balanced
+        self.mixing = Mixing(mixup=mixup, cutmix=cutmix) if mixup or cutmix else None
+        self.balanced = balanced
         self.bad_images = bad_images
         # A picture of shape_crops is nothing but a box.
         boxed = crop_to_box or name == "shape_crops"
@@ -155,8 +157,6 @@ class ClassDataModule(LightningDataModule):
             )
             if self._class_table is not None:
                 pictures = adopt_labels(pictures, classes=self._class_table[0], name=f"{self.root} ({split})")
-            if split == "train" and not (pictures.labels >= 0).any():
-                raise UserError(f"{self.root}: no training picture has a class. Expected labels to learn from")
             log.info("%s: %s", split, describe_labelled(pictures))
             self._splits[split] = pictures
         return self._splits[split]
@@ -211,6 +211,6 @@ class ClassDataModule(LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             seed=self.seed,
-            collate=class_collate(mixup=self.mixup, cutmix=self.cutmix) if training else class_collate(),
+            collate=class_collate(self.mixing if training else None),
             weights=weights,
         )

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnvision.data.class_transforms import ClassTransform
+from mnvision.data.classification_transforms import ClassTransform
 from mnvision.data.dataset import BadImages, PictureDataset
-from mnvision.data.mixing import mix
-from mnvision.data.picture_source import PictureSource
+from mnvision.data.mixing import Mixing, mix
+from mnvision.ops.picture import Picture
 from mnvision.types import Batch, LabelledPictures, Labels
 
 # Pixels uint8 [S, S, 3], label, place in the split, and a number from which a batch draws what it mixes.
@@ -57,7 +57,7 @@ class ClassDataset(PictureDataset):
 
     def load(self, index: int, *, rng: np.random.Generator) -> Item:
         """Read and transform a picture."""
-        pixels = self.transform(self.source(index), rng=rng)
+        pixels = self.transform(self.picture(index), rng)
         return pixels, int(self.pictures.labels[index]), index, int(rng.integers(2**31))
 
     def blank(self, index: int) -> Item:
@@ -65,31 +65,27 @@ class ClassDataset(PictureDataset):
         size = self.transform.preprocessing.size
         return np.full((size, size, 3), 128, np.uint8), int(self.pictures.labels[index]), index, 0
 
-    def source(self, index: int) -> PictureSource:
-        """Where the picture comes from, and what of it counts."""
+    def picture(self, index: int) -> Picture:
+        """A picture, not decoded yet, or the part of it that counts."""
         box = None
         if self.crop_to_box is not None and self.pictures.boxes is not None:
             box = self.pictures.boxes[index]
+            box = None if np.isnan(box).any() else box
         margin = self.crop_to_box or 0.0
         if self.pictures.pixels is not None:
-            return PictureSource.of_array(self.pictures.pixels[index], box=box, margin=margin)
-        return PictureSource.of_file(self.folder / self.pictures.file_name(index), box=box, margin=margin)
+            return Picture.from_array(self.pictures.pixels[index], box=box, margin=margin)
+        return Picture.from_path(self.folder / self.pictures.file_name(index), box=box, margin=margin)
 
 
-def class_collate(*, mixup: float = 0.0, cutmix: float = 0.0) -> Callable[[Sequence[Item]], Batch]:
-    """What makes a batch of items: stacked in channels-last memory, and pictures mixed where that is asked for.
-
-    Args:
-        mixup: See `mnvision.data.mixing.mix`.
-        cutmix: Likewise.
-    """
+def class_collate(mixing: Mixing | None = None) -> Callable[[Sequence[Item]], Batch]:
+    """What makes a batch of items: stacked in channels-last memory, and mixed where that is asked for."""
 
     def collate(items: Sequence[Item]) -> Batch:
         pixels, labels, places, numbers = zip(*items, strict=True)
-        images = np.stack(pixels)  # [B, S, S, 3]
+        images = torch.from_numpy(np.stack(pixels))  # [B, S, S, 3]
         targets = Labels(torch.tensor(labels), torch.tensor(places))
-        if mixup or cutmix:
-            images, targets = mix(images, targets, mixup=mixup, cutmix=cutmix, rng=np.random.default_rng(numbers[0]))
-        return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), targets)
+        if mixing is not None:
+            images, targets = mix(images, targets, mixing=mixing, rng=np.random.default_rng(numbers[0]))
+        return Batch(images.permute(0, 3, 1, 2), targets)
 
     return collate

@@ -1,0 +1,130 @@
+"""What a classification run does of its own: what judges it, and what it prints, draws and writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnvision.class_figures import confusion_picture, reliability_picture, save_figure
+from mnvision.class_pictures import captions, draw_label, mistakes_sheet
+from mnvision.data.splits import Split
+from mnvision.errors import UserError
+from mnvision.files import write_text
+from mnvision.metrics.classification import ClassificationMetric
+from mnvision.metrics.classification_tables import accuracy_table, classification_table, confusion_table
+from mnvision.models.base import ModelSpec, TaskModel
+from mnvision.models.classifier import Classifier
+from mnvision.outputs import write_picture
+from mnvision.types import LabelledPictures
+
+logger = logging.getLogger(__name__)
+
+COLUMNS: Mapping[str, str] = {"top-1": "val/top1", "top-5": "val/top5"}  # what the line of an epoch tells
+MISTAKES = 24  # on the sheet
+
+
+class Found(NamedTuple):
+    """The most likely classes of a picture: labels and probabilities, best first."""
+
+    labels: list[int]
+    scores: list[float]
+
+
+def make_metric(pictures: LabelledPictures) -> ClassificationMetric:
+    """Accuracy, calibration and confusions."""
+    return ClassificationMetric(pictures)
+
+
+def summary(metric: ClassificationMetric, numbers: Mapping[str, float]) -> str:
+    """The few numbers, the best and the worst classes, and what is most often taken for what."""
+    tables = [classification_table(numbers), accuracy_table(metric.per_class(), ends=10)]
+    if confusions := metric.confusions(8):
+        tables.append(f"most frequent mistakes\n{confusion_table(confusions, metric.names)}")
+    return "\n\n".join(tables)
+
+
+def write_results(metric: ClassificationMetric, folder: Path) -> None:
+    """Write ``predictions.json``, the confusion matrix as CSV, and the two drawings of the report page."""
+    write_text(folder / "predictions.json", json.dumps(metric.results()))
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["truth", *metric.names])
+    writer.writerows([name, *row] for name, row in zip(metric.names, metric.confusion().tolist(), strict=True))
+    write_text(folder / "confusion.csv", table.getvalue())
+    save_figure(confusion_picture(metric.confusion(), metric.names), folder / "confusion.png")
+    save_figure(reliability_picture(metric.calibration()), folder / "calibration.png")
+
+
+def write_pictures(
+    model: TaskModel, data: Any, split: Split, *, metric: ClassificationMetric, folder: Path, count: int
+) -> list[Path]:
+    """Write some pictures of a split, spread evenly over it, with what they were taken for; and the worst mistakes."""
+    dataset, classes = data.dataset(split, training=False), metric.names
+    results = metric.results()
+    places = np.linspace(0, len(results) - 1, min(count, len(results))).round().astype(int)
+    written = []
+    for row in [results[place] for place in np.unique(places).tolist()]:
+        image = _pixels(dataset, row["image_id"])
+        if image is None:
+            continue
+        best = row["classes"][0] if row["classes"] else None
+        lines = captions(best and best["label"], best["score"] if best else 0.0, truth=row["truth"])
+        path = folder / "pictures" / f"{row['image_id']:06d}.jpg"
+        write_picture(path, draw_label(image, lines))
+        written.append(path)
+    images, texts = [], []
+    for mistake in metric.mistakes(MISTAKES) if count else []:
+        image = _pixels(dataset, mistake.image_id)
+        if image is not None:
+            images.append(image)
+            texts.append(captions(classes[mistake.prediction], mistake.probability, truth=classes[mistake.truth]))
+    if images:
+        write_picture(folder / "mistakes.jpg", mistakes_sheet(images, texts))
+    return written
+
+
+def predict(model: Classifier, images: Sequence[np.ndarray], *, cfg: Mapping[str, Any]) -> list[Found]:
+    """The ``top_k`` most likely classes of pictures uint8 [H, W, 3]."""
+    scores, labels = model.predict(images).topk(min(cfg["top_k"], model.num_classes))
+    return [Found(*row) for row in zip(labels.tolist(), scores.tolist(), strict=True)]
+
+
+def draw(image: np.ndarray, found: Found, *, spec: ModelSpec) -> np.ndarray:
+    """The most likely class under a copy of the picture."""
+    return draw_label(image, captions(spec.classes[found.labels[0]], found.scores[0]))
+
+
+def entry(found: Found, *, spec: ModelSpec) -> dict[str, Any]:
+    """A picture's part of ``predictions.json``."""
+    columns = (found.labels, found.scores)
+    named = [{"label": spec.classes[label], "score": round(score, 5)} for label, score in zip(*columns, strict=True)]
+    return {"classes": named}
+
+
+def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    """Write ``predictions.csv``: a line a picture, its classes and their probabilities from the best on."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    most = max((len(picture["classes"]) for picture in entries), default=0)
+    writer.writerow(["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"score_{rank}"))])
+    for picture in entries:
+        cells = (cell for one in picture["classes"] for cell in (one["label"], one["score"]))
+        writer.writerow([picture["file"], *cells])
+    write_text(folder / "predictions.csv", table.getvalue())
+    return f"{len(entries)} classes"
+
+
+def _pixels(dataset: Any, index: int) -> np.ndarray | None:
+    """A picture of a split as it is; None, with a warning, where it cannot be read: the numbers are there already."""
+    try:
+        return dataset.picture(index).pixels()
+    except UserError as error:
+        logger.warning("not drawn: %s", error)
+        return None

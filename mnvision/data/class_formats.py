@@ -1,0 +1,163 @@
+"""The formats of classification data by name: where their files are, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnvision.cache import cache_dir
+from mnvision.data.archives import extract_once, is_archive
+from mnvision.data.cifar import read_cifar10, read_cifar100
+from mnvision.data.coco import read_coco
+from mnvision.data.folders import SplitFolders, read_folders
+from mnvision.data.homes import HOMES, obtain
+from mnvision.data.lists import Columns, read_list
+from mnvision.data.pets import read_pets
+from mnvision.data.shapes import make_shapes, shapes_folder_name
+from mnvision.data.splits import Split
+from mnvision.data.stanford_dogs import read_stanford_dogs
+from mnvision.errors import UserError
+from mnvision.types import LabelledPictures
+
+Options = Mapping[str, Any]
+
+
+class Request(NamedTuple):
+    """What a reader is asked for.
+
+    Attributes:
+        root: Folder of the data set.
+        split: ``train``, ``val`` or ``test``.
+        classes: Names of the classes to use; None uses all.
+        val_share: Share of the training pictures that is held out where there is no validation split.
+        seed: Of that split.
+        options: The format's own keys of the data section, and ``boxes``: whether these are wanted.
+    """
+
+    root: Path
+    split: Split
+    classes: Sequence[str] | None
+    val_share: float
+    seed: int
+    options: Options
+
+
+def find_root(name: str, root: Path | None, *, options: Options) -> Path:
+    """The folder of a data set: made, fetched or unpacked where need be, at once where it is there.
+
+    Args:
+        name: A key of ``READERS``.
+        root: The folder or archive that the user gave.
+        options: The format's own keys of the data section.
+    """
+    if name == "shape_crops":
+        shapes = _shapes(options)
+        folder = (root or cache_dir() / "shapes") / shapes_folder_name(**shapes)
+        make_shapes(folder, **shapes)
+        return folder
+    assert root is not None  # the data module checks it
+    if options.get("download") and name in HOMES:
+        return obtain(name, root)
+    return extract_once(root) if root.is_file() and is_archive(root) else root
+
+
+def read_labelled(
+    name: str,
+    root: Path,
+    split: Split,
+    *,
+    classes: Sequence[str] | None,
+    val_share: float,
+    seed: int,
+    options: Options,
+) -> LabelledPictures:
+    """Read a split; file names are relative to the root.
+
+    Args:
+        name: A key of ``READERS``.
+        root: What ``find_root`` gave.
+        split: See ``Request``.
+        classes: See ``Request``.
+        val_share: See ``Request``.
+        seed: See ``Request``.
+        options: See ``Request``.
+    """
+    return READERS[name](Request(root, split, classes, val_share, seed, options))
+
+
+def _read_folders(asked: Request) -> LabelledPictures:
+    folders = SplitFolders(*(asked.options[split] for split in ("train", "val", "test")))
+    root, split, classes, share, seed, _ = asked
+    return read_folders(root, split, classes=classes, folders=folders, val_share=share, seed=seed)
+
+
+def _read_lists(asked: Request) -> LabelledPictures:
+    options = asked.options
+    columns = Columns(file=options["file_column"], label=options["label_column"])
+    if options["split_column"] is not None:
+        columns = Columns(file=columns.file, label=columns.label, split=options["split_column"])
+    folder, own = asked.root / options["images"], options[asked.split]
+    train = asked.root / options["train"]
+    if asked.split != "train" and own is not None:
+        known = read_list(train, folder=folder, columns=columns).classes
+        return read_list(asked.root / own, folder=folder, columns=columns, known=known, classes=asked.classes)
+    return read_list(
+        train,
+        split=None if asked.split == "train" and options["val"] is not None else asked.split,
+        folder=folder,
+        columns=columns,
+        classes=asked.classes,
+        val_share=asked.val_share,
+        seed=asked.seed,
+    )
+
+
+def _read_dogs(asked: Request) -> LabelledPictures:
+    root, split, classes, share, seed, options = asked
+    return read_stanford_dogs(root, split, classes=classes, boxes=options["boxes"], val_share=share, seed=seed)
+
+
+def _read_pets(asked: Request) -> LabelledPictures:
+    root, split, classes, share, seed, options = asked
+    return read_pets(root, split, classes=classes, boxes=options["boxes"], val_share=share, seed=seed)
+
+
+def _cifar(read: Callable[..., LabelledPictures]) -> Callable[[Request], LabelledPictures]:
+    def reader(asked: Request) -> LabelledPictures:
+        root, split, classes, share, seed, _ = asked
+        if any((root / folder).is_dir() for folder in ("train", "test")):
+            return read_folders(root, split, classes=classes, val_share=share, seed=seed)
+        return read(root, split, classes=classes, val_share=share, seed=seed)
+
+    return reader
+
+
+def _read_shape_crops(asked: Request) -> LabelledPictures:
+    """Every box of the generated scenes as a picture of its own."""
+    if asked.split == "test":
+        raise UserError("split=test: the generated data set has the splits train, val")
+    folder = asked.root / asked.split
+    scenes = read_coco(asked.root / "annotations" / f"{asked.split}.json", image_folder=folder, classes=asked.classes)
+    rows = np.flatnonzero(scenes.usable)
+    pictures = np.repeat(np.arange(len(scenes)), np.diff(scenes.offsets))[rows]
+    names = [f"{asked.split}/{scenes.file_name(picture)}".encode() for picture in pictures.tolist()]
+    return LabelledPictures(np.array(names), scenes.labels[rows] - 1, scenes.classes, scenes.boxes[rows])
+
+
+def _shapes(options: Options) -> dict[str, int]:
+    names = {"seed": "seed", "train_count": "train_images", "val_count": "val_images", "canvas": "image_size"}
+    return {argument: options[key] for key, argument in names.items()}
+
+
+READERS: dict[str, Callable[[Request], LabelledPictures]] = {
+    "image_folder": _read_folders,
+    "picture_list": _read_lists,
+    "stanford_dogs": _read_dogs,
+    "oxford_pets": _read_pets,
+    "cifar10": _cifar(read_cifar10),
+    "cifar100": _cifar(read_cifar100),
+    "shape_crops": _read_shape_crops,
+}
