@@ -21,6 +21,7 @@ FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     nn.Hardswish: ("hardswish", []),
 }
+LARGE = 1 << 20  # weights of a fully connected layer; packing a smaller one gains less than its call costs
 
 
 def for_inference(model: Model, *, device: torch.device | str = "cpu", batch_size: int = 1) -> Model:
@@ -48,8 +49,11 @@ def for_inference(model: Model, *, device: torch.device | str = "cpu", batch_siz
 
 
 def can_pack() -> bool:
-    """Whether this PyTorch has oneDNN and its fused convolution, which is no part of the public interface."""
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    """Whether this PyTorch has oneDNN and its fused layers, which are no part of the public interface."""
+    names = (
+        *("_convolution_pointwise", "_reorder_convolution_weight"),
+        *("_linear_pointwise", "_reorder_linear_weight"),
+    )
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
@@ -82,17 +86,36 @@ class PackedConv(nn.Module):
         return self.conv.pad(input) if isinstance(self.conv, SameConv2d) else input
 
 
+class PackedLinear(nn.Module):
+    """A fully connected layer, its weights in oneDNN's own layout.
+
+    Args:
+        linear: A float32 layer on the CPU.
+        rows: Of the input for which the layout is chosen; others are right too, but may be slower.
+    """
+
+    def __init__(self, linear: nn.Linear, *, rows: int) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight, rows)  # as in PackedConv
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [R, F] to [R, O]."""
+        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+
+
 @torch.no_grad()
 def _input_shapes(model: nn.Module, images: Tensor) -> dict[nn.Module, Sequence[int]]:
-    """The shape of the input of every convolution for such images."""
+    """The shape of the input of every convolution and every fully connected layer for such images."""
     shapes: dict[nn.Module, Sequence[int]] = {}
 
-    def note(conv: nn.Module, inputs: tuple[Tensor]) -> None:
+    def note(part: nn.Module, inputs: tuple[Tensor]) -> None:
         rows, *rest = inputs[0].shape
         # Of one that levels share the first counts, which is the largest; the picture may have had no proposals.
-        shapes.setdefault(conv, (max(rows, 1), *rest))
+        shapes.setdefault(part, (max(rows, 1), *rest))
 
-    hooks = [part.register_forward_pre_hook(note) for part in model.modules() if isinstance(part, nn.Conv2d)]
+    parts = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    hooks = [part.register_forward_pre_hook(note) for part in parts]
     model(images)
     for hook in hooks:
         hook.remove()
@@ -100,7 +123,7 @@ def _input_shapes(model: nn.Module, images: Tensor) -> dict[nn.Module, Sequence[
 
 
 def _pack(module: nn.Module, shapes: Mapping[nn.Module, Sequence[int]]) -> None:
-    """Replace the convolutions in a folded network."""
+    """Replace the convolutions and the large fully connected layers in a folded network."""
     for name, part in list(module.named_children()):
         if getattr(part, "opaque", False):
             continue  # other kinds of convolutions, and modules that use their weights in ways of their own
@@ -110,5 +133,7 @@ def _pack(module: nn.Module, shapes: Mapping[nn.Module, Sequence[int]]) -> None:
             part.activation = nn.Identity()
         elif isinstance(part, nn.Conv2d):
             setattr(module, name, PackedConv(part, nn.Identity, shape=shapes[part]))
+        elif isinstance(part, nn.Linear) and part.weight.numel() >= LARGE and len(shapes.get(part, ())) == 2:
+            setattr(module, name, PackedLinear(part, rows=shapes[part][0]))
         else:
             _pack(part, shapes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mnvision import create_model, inference
-from mnvision.inference import PackedConv, for_inference
+from mnvision.inference import PackedConv, PackedLinear, for_inference
 from mnvision.models.base import TaskModel
 
 SETTINGS = [{}, {"padding": "same", "activation": "relu6"}, {"variant": "full_conv"}]
@@ -93,6 +93,15 @@ def test_both_stages_of_faster_rcnn(form, settings):
     assert expected.logits.std() > 0.1
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-3)
+
+
+def test_large_fully_connected_layers_are_packed():
+    model = make_two_stages("fpn")
+    fast = for_inference(model)
+    assert [part for part in fast.modules() if isinstance(part, PackedLinear)] == [*fast.box_head.hidden]
+    inputs = torch.randn(7, 256 * 7 * 7)
+    found, expected = fast.box_head.hidden[0](inputs), model.box_head.hidden[0](inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_convolutions_that_levels_share_are_packed_for_the_finest():

@@ -41,8 +41,9 @@ def crop_regions(maps: list[Tensor], levels: list[FeatureLevel], boxes: Tensor, 
 def roi_align(features: Tensor, regions: Tensor, *, side: int, stride: int, samples: int, aligned: bool) -> Tensor:
     """Average bilinear samples in each cell of each region (RoIAlign, arXiv:1703.06870, section 3).
 
-    The same as torchvision's, whose gradient on a CPU goes from sample to sample on one thread; there the samples are
-    two matrix products a picture instead, one along each axis.
+    The same as torchvision's, which on a CPU goes from sample to sample on one thread, forward and back. There the
+    samples are two matrix products a picture instead, one along each axis: for the gradient always, and without one
+    where a cell has several samples in a row (four times as fast for 7x7 cells of 2x2; with 14x14 of one, no gain).
 
     Args:
         features: float32 [B, C, H, W].
@@ -55,7 +56,8 @@ def roi_align(features: Tensor, regions: Tensor, *, side: int, stride: int, samp
     Returns:
         [R, C, side, side].
     """
-    if not (features.requires_grad and torch.is_grad_enabled() and features.device.type == "cpu"):
+    trains = features.requires_grad and torch.is_grad_enabled()
+    if features.device.type != "cpu" or not (trains or samples > 1):
         return compiled_roi_align(features, regions, side, 1 / stride, samples, aligned)
     with torch.autocast("cpu", enabled=False):
         return _sampled(features, regions, side=side, stride=stride, samples=samples, aligned=aligned)
@@ -74,6 +76,8 @@ def _sampled(features: Tensor, regions: Tensor, *, side: int, stride: int, sampl
         lines = lines.view(len(place), side, width, features.shape[1])
         crops.append(columns[place].unsqueeze(1) @ lines)  # [n, s, s, C]
         places.append(place)
+    if len(crops) == 1:
+        return crops[0].permute(0, 3, 1, 2)
     found, order = torch.cat(crops).permute(0, 3, 1, 2), torch.cat(places)
     if bool((order.diff() > 0).all()):  # picture by picture, as regions come
         return found

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align as reference
 
+from mnvision.ops import regions as module
 from mnvision.ops.regions import roi_align
 
 SIDE, STRIDE = 5, 8
@@ -38,6 +39,21 @@ def test_values_and_gradients_are_torchvisions(samples, aligned):
     assert crops[0].grad_fn.name() != crops[1].grad_fn.name()  # two ways, not one
     torch.testing.assert_close(crops[0], crops[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize("samples", [1, 2])
+@torch.no_grad()
+def test_values_without_a_gradient(samples, pictures, monkeypatch):
+    features, regions = problem()
+    features, regions = features[:pictures], regions[regions[:, 0] < pictures]
+    calls = []
+    compiled = module.compiled_roi_align
+    monkeypatch.setattr(module, "compiled_roi_align", lambda *arguments: calls.append(0) or compiled(*arguments))
+    crops = roi_align(features, regions, side=SIDE, stride=STRIDE, samples=samples, aligned=False)
+    expected = reference(features, regions, SIDE, 1 / STRIDE, samples, False)
+    torch.testing.assert_close(crops, expected, rtol=1e-4, atol=1e-5)
+    assert len(calls) == (1 if samples == 1 else 0)
 
 
 def test_a_picture_without_regions_and_no_regions_at_all():
