@@ -75,7 +75,7 @@ def write_pictures(
         if image is None:
             continue
         best = row["classes"][0] if row["classes"] else None
-        lines = captions(best and best["label"], best["score"] if best else 0.0, truth=row["truth"])
+        lines = captions(best and best["label"], best["probability"] if best else 0.0, truth=row["truth"])
         path = folder / "pictures" / f"{row['image_id']:06d}.jpg"
         write_picture(path, draw_label(image, lines))
         written.append(path)
@@ -104,7 +104,7 @@ def draw(image: np.ndarray, found: Found, *, spec: ModelSpec) -> np.ndarray:
 def entry(found: Found, *, spec: ModelSpec) -> dict[str, Any]:
     """A picture's part of ``predictions.json``."""
     columns = (found.labels, found.scores)
-    named = [{"label": spec.classes[label], "score": round(score, 5)} for label, score in zip(*columns, strict=True)]
+    named = [{"label": spec.classes[label], "probability": round(score, 5)} for label, score in zip(*columns, strict=True)]
     return {"classes": named}
 
 
@@ -113,9 +113,9 @@ def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     most = max((len(picture["classes"]) for picture in entries), default=0)
-    writer.writerow(["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"score_{rank}"))])
+    writer.writerow(["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"probability_{rank}"))])
     for picture in entries:
-        cells = (cell for one in picture["classes"] for cell in (one["label"], one["score"]))
+        cells = (cell for one in picture["classes"] for cell in (one["label"], one["probability"]))
         writer.writerow([picture["file"], *cells])
     write_text(folder / "predictions.csv", table.getvalue())
     return f"{len(entries)} classes"
