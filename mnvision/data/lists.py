@@ -1,0 +1,273 @@
+"""Reads a list of pictures and their classes: a CSV file with a header, or plain text with a picture a line."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from mnvision.data.labelled import check_pictures, encode_names, keep_classes, warn_of_empty_classes
+from mnvision.data.pictures import SUFFIXES
+from mnvision.data.splits import VAL_SHARE, Split, part_of
+from mnvision.errors import UserError, did_you_mean, file_error
+from mnvision.types import LabelledPictures
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a CSV file; a box has four, which may be missing, and so may the split's."""
+
+    file: str = "file"
+    label: str | None = "label"  # None: the classes are not known
+    split: str = "split"
+    splits: tuple[str, str, str] = ("train", "val", "test")  # what the split's column says
+    box: tuple[str, str, str, str] = _CORNERS
+
+
+@dataclass
+class _Rows:
+    """What a list says, a row a picture."""
+
+    files: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    splits: list[str] | None = None
+    boxes: list[tuple[float, ...]] | None = None
+    lines: list[int] = field(default_factory=list)
+
+
+def read_list(
+    file: str | Path,
+    *,
+    split: Split | None = None,
+    folder: str | Path | None = None,
+    columns: Columns | None = None,
+    known: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    val_share: float = VAL_SHARE,
+    seed: int = 0,
+) -> LabelledPictures:
+    """Read a list of pictures and their classes.
+
+    A file that ends in ``.csv`` or ``.tsv`` begins with a header that names its columns, which commas, semicolons or
+    tabs set apart. Any other is plain text: each line is a path, or a path and a label behind a blank or tab; empty
+    lines and those that begin with ``#`` are passed over. All lines have a label or none has; in a CSV file a label
+    may be left empty. A picture without a label gets -1.
+
+    Labels are names of classes, or integers from 0 on that count them. They are names where all of them are ``known``
+    names, else integers where all look like it. The table of classes is what is known, else the sorted names, or the
+    numbers from 0 to the greatest, of the whole list, whatever the split.
+
+    Pictures keep the order of the list. A box is given in pixels of the original picture, xmin and ymin of its left
+    and upper edge, xmax and ymax of its right and lower one; a row may leave its four cells empty and gets NaN.
+
+    Args:
+        file: The list, UTF-8.
+        split: Take the rows whose column for the split says this. Without such a column, or where it never says
+            ``val``, a share of the training pictures is held out, see `mnvision.data.splits.split_rows`. None takes
+            all rows.
+        folder: What the paths are relative to; the folder of the list where None.
+        columns: Names of the columns of a CSV file.
+        known: Names of all classes, in the order of their labels.
+        classes: Names of the classes to use, in the order of their labels; the pictures of the others are left out.
+        val_share: Part to hold out.
+        seed: Of what is held out.
+
+    Raises:
+        UserError: The list is missing, empty, not UTF-8, or lacks a column; a line is wrong (with its number); a
+            picture is listed twice; a class is unknown; there is no such split; one of three pictures that are
+            looked for is missing.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise UserError(f"list of pictures not found: {file}. Expected a CSV file or plain text; check data.root")
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            if file.suffix.lower() in (".csv", ".tsv"):
+                rows = _read_csv(text, columns=columns or Columns(), file=file)
+            else:
+                rows = _read_plain(text, file=file)
+    except UnicodeDecodeError as error:
+        raise file_error(file, f"is not UTF-8 text ({error}). Save it as UTF-8") from error
+    _refuse_twice(rows, file=file)
+    labels, table = _labels(rows, known=known, file=file)
+    pictures = LabelledPictures(
+        file_names=encode_names(rows.files, source=file),
+        labels=labels,
+        classes=table,
+        boxes=None if rows.boxes is None else np.array(rows.boxes, dtype=np.float64).reshape(-1, 4),
+    )
+    if split is not None:
+        words = (columns or Columns()).splits
+        pictures = _take_split(pictures, split, said=rows.splits, words=words, share=val_share, seed=seed, file=file)
+    if classes is not None:
+        pictures = keep_classes(pictures, classes=classes, file=file)
+    check_pictures(pictures, folder=file.parent if folder is None else Path(folder), source=file)
+    warn_of_empty_classes(pictures, name=str(file))
+    return pictures
+
+
+def _read_csv(text: TextIO, *, columns: Columns, file: Path) -> _Rows:
+    first = text.readline()
+    mark = next((mark for mark in ",;\t" if mark in first), ",")
+    reader = csv.reader(chain([first], text), delimiter=mark, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        place = _places(header, columns=columns, file=file)
+        has_box = all(name in place for name in columns.box)
+        rows = _Rows(splits=[] if columns.split in place else None, boxes=[] if has_box else None)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise _line_error(file, reader.line_num, f"has {len(cells)} cells, expected {len(header)}: {header}")
+            cells = [cell.strip() for cell in cells]
+            rows.files.append(_path(cells[place[columns.file]], file=file, line=reader.line_num))
+            rows.labels.append(cells[place[columns.label]] if columns.label is not None else "")
+            rows.lines.append(reader.line_num)
+            if rows.splits is not None:
+                rows.splits.append(cells[place[columns.split]])
+            if rows.boxes is not None:
+                rows.boxes.append(_box([cells[place[name]] for name in columns.box], file=file, line=reader.line_num))
+    except csv.Error as error:
+        raise _line_error(file, reader.line_num, f"is not CSV ({error})") from error
+    return rows
+
+
+def _places(header: list[str], *, columns: Columns, file: Path) -> dict[str, int]:
+    """Which column has which name; complains of those that are missing."""
+    place = {name: i for i, name in enumerate(header)}
+    for name in (columns.file, columns.label):
+        if name is not None and name not in place:
+            raise file_error(
+                file,
+                f"has no column {name!r} in its first line; expected a header. Its columns: {', '.join(header)}"
+                f"{did_you_mean(name, header)} Name them in data.columns; a label of null means that there is none",
+            )
+    box = [name for name in columns.box if name in place]
+    if 0 < len(box) < 4:
+        raise file_error(file, f"has the columns {', '.join(box)} alone; expected all of {', '.join(columns.box)}")
+    return place
+
+
+def _read_plain(text: TextIO, *, file: Path) -> _Rows:
+    rows = _Rows()
+    for number, name, label in _plain_lines(text):
+        rows.files.append(_path(name, file=file, line=number))
+        if rows.labels and bool(label) != bool(rows.labels[0]):
+            got, before = ("a label", "none") if label else ("no label", "one")
+            raise _line_error(file, number, f"has {got}, and line {rows.lines[0]} has {before}: {name!r}")
+        rows.labels.append(label)
+        rows.lines.append(number)
+    return rows
+
+
+def _plain_lines(text: TextIO) -> Iterator[tuple[int, str, str]]:
+    """Line number, path and label; a path that ends like a picture is no label, so that it may hold blanks."""
+    for number, line in enumerate(text, start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        head, _, tail = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
+        if head and not tail.lower().endswith(tuple(SUFFIXES)):
+            yield number, head.strip(), tail.strip()
+        else:
+            yield number, line, ""
+
+
+def _path(name: str, *, file: Path, line: int) -> str:
+    if not name or "\0" in name:
+        raise _line_error(file, line, f"names the picture {name!r}; expected the path of a file")
+    return name if not name.startswith("./") and "//" not in name else Path(name).as_posix()
+
+
+def _box(cells: list[str], *, file: Path, line: int) -> tuple[float, ...]:
+    if not any(cells):
+        return (math.nan,) * 4
+    try:
+        xmin, ymin, xmax, ymax = box = tuple(float(cell) for cell in cells)
+    except ValueError:
+        raise _line_error(file, line, f"has the box {cells}; expected four numbers, or four empty cells") from None
+    if not (xmin < xmax and ymin < ymax and all(map(math.isfinite, box))):
+        raise _line_error(file, line, f"has the box {cells}; expected xmin < xmax and ymin < ymax in pixels")
+    return box
+
+
+def _refuse_twice(rows: _Rows, *, file: Path) -> None:
+    if len(set(rows.files)) == len(rows.files):
+        return
+    seen: dict[str, int] = {}
+    for i, name in enumerate(rows.files):
+        if name in seen:
+            j = seen[name]
+            where = f"in line {rows.lines[j]}"
+            if rows.splits is not None and rows.splits[i] != rows.splits[j]:
+                where += f" for the split {rows.splits[j]!r}, here for {rows.splits[i]!r}"
+            raise _line_error(file, rows.lines[i], f"lists {name!r} again, {where}; expected every picture once")
+        seen[name] = i
+
+
+def _labels(rows: _Rows, *, known: Sequence[str] | None, file: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int64 [I] and the table of classes."""
+    given = set(rows.labels) - {""}
+    names = sorted(given) if known is None else known
+    numbers = all(_INTEGER.fullmatch(label) for label in given)
+    if numbers and given and not (known is not None and given <= set(known)):
+        labels = np.array([int(label) if label else -1 for label in rows.labels], dtype=np.int64)
+        if known is None:
+            names = [str(label) for label in range(max(0, int(labels.max()) + 1))]
+        wrong = (labels < -1) | (labels >= len(names))
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise _line_error(
+                file,
+                rows.lines[i],
+                f"has the label {labels[i]}; expected 0 to {len(names) - 1}, one of {len(names)} classes, or -1 for"
+                " a picture whose class is not known",
+            )
+        return labels, tuple(names)
+    place = {name: label for label, name in enumerate(names)} | {"": -1}
+    strange = given - place.keys()
+    if strange:
+        i = next(i for i, label in enumerate(rows.labels) if label in strange)
+        raise _line_error(
+            file,
+            rows.lines[i],
+            f"has the class {rows.labels[i]!r}; expected one of the {len(names)} classes to learn or recognise"
+            f"{did_you_mean(rows.labels[i], names, known=True)}",
+        )
+    return np.array([place[label] for label in rows.labels], dtype=np.int64), tuple(names)
+
+
+def _take_split(
+    pictures: LabelledPictures,
+    split: Split,
+    *,
+    said: list[str] | None,
+    words: tuple[str, str, str],
+    share: float,
+    seed: int,
+    file: Path,
+) -> LabelledPictures:
+    if said is None:
+        return part_of(pictures, split, share=share, seed=seed, name=str(file))
+    train, val, test = words
+    held_out = val not in said and split != "test"
+    word = {"train": train, "val": train if held_out else val, "test": test}[split]
+    if word not in said:
+        raise file_error(file, f"has no picture of the split {word!r}. Its splits: {', '.join(sorted(set(said)))}")
+    pictures = pictures.take(np.array(said) == word)
+    return part_of(pictures, split, share=share, seed=seed, name=str(file)) if held_out else pictures
+
+
+def _line_error(file: Path, line: int, message: str) -> UserError:
+    return file_error(file, f"line {line} {message}. Correct the line")
