@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from mnvision.metrics.average_precision import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS, Boxes, Curves, coco_curves
 from mnvision.metrics.detections import DetectionArrays, check_detections, to_results, to_xywh
+from mnvision.metrics.gathering import gather_columns, joined, rank_and_size
 from mnvision.metrics.reference import library_curves
 from mnvision.types import Annotations, Detections, Targets, UserError
 
@@ -225,7 +226,7 @@ class CocoMetric:
         if self._numbers is None:
             image_ids, detections = self._predictions()
             seen, total = len(image_ids), len(self.annotations)
-            if seen < total and seen != self._warned and _rank_and_size()[0] == 0:
+            if seen < total and seen != self._warned and rank_and_size()[0] == 0:
                 logger.warning("COCO evaluation of %d pictures of %d: the others were not predicted.", seen, total)
             self._warned = seen
             self._numbers = coco_evaluate(self.annotations, detections, backend=self.backend, image_ids=image_ids)
@@ -233,20 +234,14 @@ class CocoMetric:
 
     def _predictions(self) -> tuple[np.ndarray, DetectionArrays]:
         if self._gathered is None:
-            if _rank_and_size()[1] > 1:
+            if rank_and_size()[1] > 1:
                 raise RuntimeError("CocoMetric: call compute() on every process first; it gathers the predictions.")
             self._gathered = self._gather()
         return self._gathered
 
     def _gather(self) -> tuple[np.ndarray, DetectionArrays]:
         """The ids of all pictures seen by any process, each once, and their detections."""
-        shards: list[Any] = [self._shard()]
-        _, size = _rank_and_size()
-        if size > 1:
-            # One collective, whatever a process holds: an empty shard must not leave the others waiting.
-            shards = shards * size
-            distributed.all_gather_object(shards, shards[0])
-        image_ids, counts, labels, boxes, scores = (np.concatenate(column) for column in zip(*shards, strict=True))
+        image_ids, counts, labels, boxes, scores = gather_columns(self._shard())
         unique, first = np.unique(image_ids, return_index=True)
         keep = np.zeros(len(image_ids), np.bool_)
         keep[first] = True
@@ -257,23 +252,12 @@ class CocoMetric:
         """What this process has seen: image ids and counts [pictures]; labels, boxes and scores [detections]."""
         labels, boxes, scores = zip(*self._columns, strict=True) if self._columns else ((), (), ())
         return (
-            _joined(self._image_ids, empty=np.zeros(0, np.int64)),
+            joined(self._image_ids, empty=np.zeros(0, np.int64)),
             np.array(self._counts, dtype=np.int64),
-            _joined(labels, empty=np.zeros(0, np.int64)),
-            _joined(boxes, empty=np.zeros((0, 4), np.float32)),
-            _joined(scores, empty=np.zeros(0, np.float32)),
+            joined(labels, empty=np.zeros(0, np.int64)),
+            joined(boxes, empty=np.zeros((0, 4), np.float32)),
+            joined(scores, empty=np.zeros(0, np.float32)),
         )
-
-
-def _rank_and_size() -> tuple[int, int]:
-    """This process and how many there are; (0, 1) without torch.distributed."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
-def _joined(tensors: Sequence[Tensor], *, empty: np.ndarray) -> np.ndarray:
-    return torch.cat(list(tensors)).cpu().numpy() if tensors else empty
 
 
 def coco_table(numbers: Mapping[str, float]) -> str:
