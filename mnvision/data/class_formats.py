@@ -13,7 +13,7 @@ from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.cifar import read_cifar10, read_cifar100
 from mnvision.data.coco import read_coco
 from mnvision.data.folders import SplitFolders, read_folders
-from mnvision.data.homes import HOMES, obtain
+from mnvision.data.homes import obtain
 from mnvision.data.lists import Columns, read_list
 from mnvision.data.pets import read_pets
 from mnvision.data.shapes import make_shapes, shapes_folder_name
@@ -59,8 +59,8 @@ def find_root(name: str, root: Path | None, *, options: Options) -> Path:
         make_shapes(folder, **shapes)
         return folder
     assert root is not None  # the data module checks it
-    if options.get("download") and name in HOMES:
-        return obtain(name, root)
+    if options.get("download"):
+        return obtain("pets" if name == "oxford_pets" else name, root)
     return extract_once(root) if root.is_file() and is_archive(root) else root
 
 
