@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnvision.class_figures import confusion_picture, reliability_picture, save_figure
+from mnvision.class_figures import confusion_picture, reliability_picture
 from mnvision.class_pictures import captions, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
+from mnvision.figures import save
 from mnvision.files import write_text
 from mnvision.metrics.classification import ClassificationMetric
 from mnvision.metrics.classification_tables import accuracy_table, classification_table, confusion_table
@@ -27,7 +28,7 @@ from mnvision.types import LabelledPictures
 logger = logging.getLogger(__name__)
 
 COLUMNS: Mapping[str, str] = {"top-1": "val/top1", "top-5": "val/top5"}  # what the line of an epoch tells
-MISTAKES = 24  # on the sheet
+MISTAKES = 25  # on the sheet
 
 
 class Found(NamedTuple):
@@ -58,8 +59,8 @@ def write_results(metric: ClassificationMetric, folder: Path) -> None:
     writer.writerow(["truth", *metric.names])
     writer.writerows([name, *row] for name, row in zip(metric.names, metric.confusion().tolist(), strict=True))
     write_text(folder / "confusion.csv", table.getvalue())
-    save_figure(confusion_picture(metric.confusion(), metric.names), folder / "confusion.png")
-    save_figure(reliability_picture(metric.calibration()), folder / "calibration.png")
+    save(confusion_picture(metric.confusion(), metric.names), folder / "confusion")
+    save(reliability_picture(metric.calibration()), folder / "calibration")
 
 
 def write_pictures(
@@ -104,7 +105,9 @@ def draw(image: np.ndarray, found: Found, *, spec: ModelSpec) -> np.ndarray:
 def entry(found: Found, *, spec: ModelSpec) -> dict[str, Any]:
     """A picture's part of ``predictions.json``."""
     columns = (found.labels, found.scores)
-    named = [{"label": spec.classes[label], "probability": round(score, 5)} for label, score in zip(*columns, strict=True)]
+    named = [
+        {"label": spec.classes[label], "probability": round(score, 5)} for label, score in zip(*columns, strict=True)
+    ]
     return {"classes": named}
 
 
@@ -113,7 +116,9 @@ def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     most = max((len(picture["classes"]) for picture in entries), default=0)
-    writer.writerow(["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"probability_{rank}"))])
+    writer.writerow(
+        ["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"probability_{rank}"))]
+    )
     for picture in entries:
         cells = (cell for one in picture["classes"] for cell in (one["label"], one["probability"]))
         writer.writerow([picture["file"], *cells])

@@ -187,7 +187,8 @@ def describe_run(model: TaskModel, *, cfg: Mapping[str, Any], folder: Path, comm
 def report_run(
     model: TaskModel,
     *,
-    metric: CocoMetric,
+    metric: Any,
+    count: int,
     cfg: Mapping[str, Any],
     folder: Path,
     numbers: Mapping[str, float],
@@ -201,7 +202,7 @@ def report_run(
         title=f"{spec.task} on {spec.backbone_options['name']}, alpha {spec.backbone_options['alpha']:g}",
         facts={
             "model": model_line(model, precision=precision),
-            "data": f"{cfg['data']['name']}, {len(metric.annotations):,} pictures",
+            "data": f"{cfg['data']['name']}, {count:,} pictures",
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         },
         numbers=numbers,

@@ -165,7 +165,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
         data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
         annotations = data.load_split(cfg["split"])
         _check_classes(cfg["task"]["weights"], annotations.classes)
-        model = build.build_model(cfg, classes=annotations.classes, category_ids=annotations.category_ids)
+        model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
     check_run_folder(cfg, sources=[data.image_folder(cfg["split"])])
     cfg = build.whole_batches(cfg, val=len(annotations))
     logger.info("%s", model_line(model, precision=_precision(cfg)))

@@ -86,7 +86,7 @@ class ClassDataModule(LightningDataModule):
             raise UserError(
                 f"data.root is not set. Expected the folder of the data set {name!r}; give data.root=FOLDER"
             )
-        self.name = name
+        self.format = name
         self.root = None if root is None else Path(root).expanduser()
         self.preprocessing = preprocessing
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -130,7 +130,7 @@ class ClassDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch, unpack or make the files where they are not there; runs on one process."""
-        find_root(self.name, self.root, options=self._options)
+        find_root(self.format, self.root, options=self._options)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the lists: both splits to fit, else validation alone."""
@@ -147,7 +147,7 @@ class ClassDataModule(LightningDataModule):
         """
         if split not in self._splits:
             pictures = read_labelled(
-                self.name,
+                self.format,
                 self._folder(),
                 split,
                 classes=self._classes,
@@ -196,7 +196,7 @@ class ClassDataModule(LightningDataModule):
         self._datasets.clear()
 
     def _folder(self) -> Path:
-        return find_root(self.name, self.root, options=self._options)
+        return find_root(self.format, self.root, options=self._options)
 
     def _loader(self, split: Split, *, training: bool) -> DataLoader:
         dataset = self.dataset(split, training=training)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.base import Backbone
-from mnvision.ops.image import fit_image
+from mnvision.ops.picture import Picture
 from mnvision.types import Preprocessing
 
 Pictures = Tensor | Sequence[np.ndarray]
@@ -69,7 +69,9 @@ class TaskModel(nn.Module):
         """Fit pictures uint8 [H, W, 3] RGB of any sizes to the input, a batch [B, 3, S, S]; a batch stays as it is."""
         if isinstance(pictures, Tensor):
             return pictures
-        stacked = np.stack([fit_image(picture, self.preprocessing) for picture in pictures])  # [B, S, S, 3]
+        stacked = np.stack(
+            [Picture.from_array(picture).fit(self.preprocessing) for picture in pictures]
+        )  # [B, S, S, 3]
         return torch.from_numpy(stacked).to(self.mean.device).permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> Any:

@@ -135,9 +135,9 @@ def feature_loss(features: Tensor, wanted: Tensor) -> Tensor:
     teacher's cells where there are fewer or more.
     """
     if features.shape[-2:] != wanted.shape[-2:]:
-        features = F.adaptive_avg_pool2d(features, wanted.shape[-2:])
-    standard = (F.layer_norm(values.float(), values.shape[1:]) for values in (features, wanted))
-    return F.mse_loss(*standard)
+        features = F.adaptive_avg_pool2d(features, (wanted.shape[-2], wanted.shape[-1]))
+    own, other = (F.layer_norm(values.float(), values.shape[1:]) for values in (features, wanted))
+    return F.mse_loss(own, other)
 
 
 def embedding_loss(embeddings: Tensor, wanted: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from mnvision.errors import UserError
-from mnvision.types import Preprocessing
 
 # ANYDEPTH keeps 16 bits, so that we scale them ourselves; without it OpenCV drops the low byte.
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
@@ -31,13 +30,21 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
     Raises:
         UserError: The file is missing, empty, cut short, or not a picture.
     """
+    return decode_image(read_bytes(path), name=str(path), apply_exif=apply_exif)
+
+
+def read_bytes(path: str | Path) -> np.ndarray:
+    """The bytes of a picture file, uint8 [N].
+
+    Raises:
+        UserError: The file is missing or cannot be read.
+    """
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        return np.fromfile(path, dtype=np.uint8)
     except FileNotFoundError:
         raise UserError(f"picture not found: {path}. Check the picture folder and the file name") from None
     except OSError as error:
         raise UserError(f"cannot read the picture {path}: {error.strerror or error}. Check the path") from None
-    return decode_image(data, name=str(path), apply_exif=apply_exif)
 
 
 def decode_image(data: bytes | np.ndarray, *, name: str = "the picture", apply_exif: bool = True) -> np.ndarray:
@@ -95,46 +102,3 @@ def stretch(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def fit_image(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Fit a picture to a network's input, as evaluation and prediction do.
-
-    With ``fit="stretch"`` this is ``resize_image`` of the shown part. With ``fit="crop"`` a square is cut out of the
-    middle, and shrinking averages over the pixels that each new one covers.
-
-    Args:
-        image: uint8 [H, W, 3].
-        preprocessing: See there.
-
-    Returns:
-        uint8 [size, size, 3].
-    """
-    left, top, right, bottom = shown_window(image.shape[0], image.shape[1], preprocessing)
-    part = image[top:bottom, left:right]
-    if preprocessing.fit == "stretch":
-        return resize_image(part, preprocessing.size)
-    return shrink(part, size=preprocessing.size)
-
-
-def shown_window(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
-    """The part of a picture that the network sees in evaluation: left, top, right, bottom in whole pixels.
-
-    >>> shown_window(300, 400, Preprocessing(224, fit="crop", crop_share=0.875))
-    (69, 19, 331, 281)
-    """
-    share = preprocessing.crop_share
-    if preprocessing.fit == "crop":
-        shown_height = shown_width = max(1, round(min(height, width) * share))
-    else:
-        shown_height, shown_width = max(1, round(height * share)), max(1, round(width * share))
-    top, left = (height - shown_height) // 2, (width - shown_width) // 2
-    return left, top, left + shown_width, top + shown_height
-
-
-def shrink(image: np.ndarray, *, size: int) -> np.ndarray:
-    """Resize to a square, averaging where it shrinks, bilinear where it grows: uint8 [size, size, C]."""
-    if image.shape[:2] == (size, size):
-        return image
-    smaller = min(image.shape[:2]) > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
