@@ -153,7 +153,9 @@ def test_a_name_that_is_not_utf8(tmp_path):
 def test_another_table_renumbers(tmp_path):
     got = adopt_labels(read_classes(touch(tmp_path, *TRAIN) / "train"), classes=["dog", "ant", "cat"], name="x")
     assert (got.classes, got.labels.tolist()) == (("dog", "ant", "cat"), [2, 2, 0, 0])
-    with pytest.raises(UserError, match=r"x: the class 'cat' is not among the 2 classes.*dog, cats; did you mean cats"):
+    with pytest.raises(
+        UserError, match=r"x: the class 'cat' is not among the 2 classes.*dog, cats\); did you mean cats"
+    ):
         adopt_labels(read_classes(tmp_path / "train"), classes=["dog", "cats"], name="x")
 
 
