@@ -70,7 +70,7 @@ def draw_detections(
     Raises:
         UserError: If the image is not a uint8 RGB picture.
     """
-    _check_image(image)
+    check_image(image)
     canvas = np.ascontiguousarray(image).copy()
     line = max(1, round(min(image.shape[:2]) / 220))
     scores, labels, boxes = (_array(values) for values in (detections.scores, detections.labels, detections.boxes))
@@ -117,7 +117,7 @@ def contact_sheet(images: Sequence[Image], *, columns: int, cell: int) -> Image:
     rows = -(-len(images) // columns)
     sheet = np.full((rows * (cell + gap) + gap, columns * (cell + gap) + gap, 3), 24, np.uint8)
     for number, image in enumerate(images):
-        _check_image(image)
+        check_image(image)
         scale = cell / max(image.shape[:2])
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -125,6 +125,12 @@ def contact_sheet(images: Sequence[Image], *, columns: int, cell: int) -> Image:
         left = gap + number % columns * (cell + gap) + (cell - width) // 2
         sheet[top : top + height, left : left + width] = small
     return sheet
+
+
+def check_image(image: Image) -> None:
+    """Refuse with a UserError what is no uint8 [H, W, 3] RGB picture."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(f"Drawing: expected a uint8 [H, W, 3] RGB picture, got {image.dtype} {list(image.shape)}.")
 
 
 class _Chip(NamedTuple):
@@ -136,11 +142,6 @@ class _Chip(NamedTuple):
     scale: float  # of the letters
     weight: int  # of their strokes
     origin: tuple[int, int]  # where the base line of the text begins
-
-
-def _check_image(image: Image) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise UserError(f"Drawing: expected a uint8 [H, W, 3] RGB picture, got {image.dtype} {list(image.shape)}.")
 
 
 def _array(values: NDArray | Tensor) -> NDArray:
