@@ -18,6 +18,7 @@ import numpy as np
 from mnvision.charts import Line, line_chart
 from mnvision.files import write_text
 from mnvision.page import PAGE, STYLE
+from mnvision.report_plans import DETECTION, ReportPlan, Sheet
 
 logger = logging.getLogger(__name__)
 
@@ -25,26 +26,8 @@ History = dict[str, dict[int, float]]  # a column of metrics.csv -> epoch (from 
 
 PICTURE_SIDE = 480  # pixels
 MAX_PICTURES = 60
+SHEET_SIDE = 2000  # pixels of a sheet or a diagram
 
-# How each of COCO's numbers is cut: name, title, IoU, area of the objects, detections a picture.
-_TABLES = {
-    "Average precision": (
-        ("map", "AP", "0.50:0.95", "all", "100"),
-        ("map_50", "AP50", "0.50", "all", "100"),
-        ("map_75", "AP75", "0.75", "all", "100"),
-        ("map_small", "AP small", "0.50:0.95", "under 32\u00b2", "100"),
-        ("map_medium", "AP medium", "0.50:0.95", "32\u00b2 to 96\u00b2", "100"),
-        ("map_large", "AP large", "0.50:0.95", "over 96\u00b2", "100"),
-    ),
-    "Average recall": (
-        ("mar_1", "AR, best 1", "0.50:0.95", "all", "1"),
-        ("mar_10", "AR, best 10", "0.50:0.95", "all", "10"),
-        ("mar_100", "AR, best 100", "0.50:0.95", "all", "100"),
-        ("mar_small", "AR small", "0.50:0.95", "under 32\u00b2", "100"),
-        ("mar_medium", "AR medium", "0.50:0.95", "32\u00b2 to 96\u00b2", "100"),
-        ("mar_large", "AR large", "0.50:0.95", "over 96\u00b2", "100"),
-    ),
-}
 _UNDEFINED = -1.0
 _SPEED, _MEMORY = "images_per_second", "peak_memory_mb"
 
@@ -58,11 +41,12 @@ def write_report(
     per_class: Mapping[str, float],
     per_class_50: Mapping[str, float] | None = None,
     commands: Sequence[Sequence[str]] = (),
+    plan: ReportPlan = DETECTION,
 ) -> Path:
     """Write ``report.html`` into the folder of a run, in one step: readers see the old page or the new one.
 
     Shown as well, where the folder holds them: the curves of ``metrics.csv``, the pictures in ``pictures/`` (scaled to
-    at most 480 pixels, the first 60) and ``config.yaml``.
+    at most 480 pixels, the first 60), the sheets of the plan and ``config.yaml``.
 
     Args:
         folder: The folder of the run.
@@ -71,9 +55,10 @@ def write_report(
         numbers: The final numbers, as in ``metrics.json``, where ``val/``, ``test/`` or ``train/`` names their split;
             ``images_per_second`` and ``peak_memory_mb`` may be among them, else those of the training are shown. A
             number of -1 is undefined and shows as a dash.
-        per_class: Average precision by class name; -1 where the class does not occur.
-        per_class_50: The same at an IoU of 0.50.
+        per_class: The bars by class name: average precision, or accuracy; -1 where the class does not occur.
+        per_class_50: The ticks on them: average precision at an IoU of 0.50, or what else the plan calls ``tick``.
         commands: Commands that reproduce the numbers, each as its arguments.
+        plan: What is shown of this kind of task.
 
     Returns:
         The path of the page.
@@ -86,11 +71,12 @@ def write_report(
     config = folder / "config.yaml"
     sections = [
         _header(title, facts),
-        _figures(plain, history),
-        _curves(history),
-        _pictures(sorted((folder / "pictures").glob("*.jpg"))),
-        _tables(plain),
-        _classes(per_class, per_class_50 or {}),
+        _figures(plain, history, plan),
+        _curves(history, plan),
+        _pictures(sorted((folder / "pictures").glob("*.jpg")), note=plan.pictures_note),
+        *(_sheet(folder / sheet.file, sheet) for sheet in plan.sheets),
+        _tables(plain, plan),
+        _classes(per_class, per_class_50 or {}, plan),
         _commands(commands),
         _details("Configuration", f"<pre>{escape(config.read_text(encoding='utf-8'))}</pre>")
         if config.exists()
@@ -151,13 +137,11 @@ def _header(title: str, facts: Mapping[str, str]) -> str:
     return f"<header><h1>{escape(title)}</h1><dl>{rows}</dl></header>"
 
 
-def _figures(numbers: Mapping[str, float], history: History) -> str:
+def _figures(numbers: Mapping[str, float], history: History, plan: ReportPlan) -> str:
     """The few numbers that people ask for first, in large digits."""
-    figures = []
-    if "map" in numbers:
-        figures.append((_number(numbers["map"], 3), "AP", "IoU 0.50:0.95"))
-    if "map_50" in numbers:
-        figures.append((_number(numbers["map_50"], 3), "AP50", "IoU 0.50"))
+    figures = [
+        (_number(numbers[big.name], big.digits), big.title, big.note) for big in plan.figures if big.name in numbers
+    ]
     rates, peaks = (list(history.get(f"train/{name}", {}).values()) for name in (_SPEED, _MEMORY))
     rate = numbers.get(_SPEED, median(rates) if rates else None)
     peak = numbers.get(_MEMORY, max(peaks) if peaks else None)
@@ -171,24 +155,26 @@ def _figures(numbers: Mapping[str, float], history: History) -> str:
     return f"<section class=figures>{tiles}</section>" if tiles else ""
 
 
-def _curves(history: History) -> str:
+def _curves(history: History, plan: ReportPlan) -> str:
     def line(name: str, style: str, column: str) -> Line:
         points = history.get(column, {})
         return Line(name, style, {epoch: value for epoch, value in points.items() if value != _UNDEFINED})
 
-    loss = [line("train", "c3", "train/loss"), line("val", "c4", "val/loss")]
-    precision = [line("AP", "c1", "val/map"), line("AP50", "c2", "val/map_50")]
-    charts = [line_chart("Loss", loss, least=0.01), line_chart("Average precision", precision, least=0.05, best="AP")]
-    lines = [*loss, *precision]
+    drawn = [[line(*curve[:3]) for curve in chart.curves] for chart in plan.charts]
+    charts = [
+        line_chart(chart.title, lines, least=chart.least, best=chart.best)
+        for chart, lines in zip(plan.charts, drawn, strict=True)
+    ]
+    lines = [one for some in drawn for one in some]
     epochs = sorted({epoch for line in lines for epoch in line.points})
     if not epochs:
         return ""
     cells = ([str(epoch), *(_number(line.points.get(epoch, _UNDEFINED)) for line in lines)] for epoch in epochs)
-    table = _table(("epoch", "train loss", "val loss", "AP", "AP50"), cells)
+    table = _table(("epoch", *(curve.head for chart in plan.charts for curve in chart.curves)), cells)
     return _section("Training", f"<div class=charts>{''.join(charts)}</div>{_details('The same as a table', table)}")
 
 
-def _pictures(paths: Sequence[Path]) -> str:
+def _pictures(paths: Sequence[Path], *, note: str) -> str:
     figures = []
     for path in paths[:MAX_PICTURES]:
         small = _thumbnail(path)
@@ -196,21 +182,46 @@ def _pictures(paths: Sequence[Path]) -> str:
             logger.warning("report: %s could not be read and is left out", path)
             continue
         height, width = small.shape[:2]
-        data = base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
+        data = _encoded(small)
         name, size = escape(path.stem), f'width="{width}" height="{height}"'
         # Rows of equal height: every picture grows in proportion to its aspect.
         figures.append(
             f'<figure style="flex:{100 * width / height:.0f} 1 {210 * width / height:.0f}px">'
             f'<img {size} alt="{name}" src="data:image/jpeg;base64,{data}"><figcaption>{name}</figcaption></figure>'
         )
-    note = "Dashed boxes are the ground truth."
     if len(paths) > MAX_PICTURES:
         note += f" These are the first {MAX_PICTURES} pictures of {len(paths)}."
     return _section("Pictures", f"<div class=pictures>{''.join(figures)}</div>", note=note) if figures else ""
 
 
-def _thumbnail(path: Path) -> np.ndarray | None:
-    """uint8 [h, w, 3] BGR of at most 480 pixels a side; None if the file is no picture."""
+def _sheet(path: Path, sheet: Sheet) -> str:
+    """A picture as wide as the page, with its title; empty if there is no such file."""
+    if not path.exists():
+        return ""
+    image = _thumbnail(path, side=SHEET_SIDE)
+    if image is None:
+        logger.warning("report: %s could not be read and is left out", path)
+        return ""
+    height, width = image.shape[:2]
+    # Pictures of a diagram are drawn for screens with two pixels to a point.
+    shown = width if path.suffix == ".jpg" else width // 2 if width > SHEET_SIDE // 2 else width
+    kind = path.suffix.lstrip(".").replace("jpg", "jpeg")
+    body = (
+        f'<img width="{width}" height="{height}" '
+        f'style="display:block;width:auto;height:auto;max-width:min(100%,{shown}px);border-radius:8px" '
+        f'alt="{escape(sheet.title)}" src="data:image/{kind};base64,{_encoded(image, path.suffix)}">'
+    )
+    return _section(sheet.title, body, note=escape(sheet.note))
+
+
+def _encoded(image: np.ndarray, suffix: str = ".jpg") -> str:
+    """A picture as a file in base64."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 85] if suffix == ".jpg" else []
+    return base64.b64encode(cv2.imencode(suffix, image, options)[1].tobytes()).decode()
+
+
+def _thumbnail(path: Path, *, side: int = PICTURE_SIDE) -> np.ndarray | None:
+    """uint8 [h, w, 3] BGR of at most so many pixels a side; None if the file is no picture."""
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError:
@@ -218,7 +229,7 @@ def _thumbnail(path: Path) -> np.ndarray | None:
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         return None
-    scale = min(1.0, PICTURE_SIDE / max(image.shape[:2]))
+    scale = min(1.0, side / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
@@ -229,15 +240,15 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _tables(numbers: Mapping[str, float]) -> str:
+def _tables(numbers: Mapping[str, float], plan: ReportPlan) -> str:
     tables = []
     shown = {_SPEED, _MEMORY}
-    for title, rows in _TABLES.items():
+    for heads, rows in plan.tables:
         known = [row for row in rows if row[0] in numbers]
         shown.update(name for name, *_ in known)
         if known:
-            cells = ((head, iou, area, limit, _number(numbers[name])) for name, head, iou, area, limit in known)
-            tables.append(_table((title, "IoU", "area, px", "limit", "value"), cells))
+            tables.append(_table(heads, ((*cells, _number(numbers[name])) for name, *cells in known)))
+    shown.update(name for name in numbers if name.startswith("top1/"))  # the bars show them
     others = {name: _number(value) for name, value in numbers.items() if name not in shown}
     if not tables:
         return _section("Numbers", _table(("Number", "value"), others.items())) if others else ""
@@ -246,7 +257,7 @@ def _tables(numbers: Mapping[str, float]) -> str:
     return _section("Numbers", body + (f"<p class=also>{note}</p>" if note else ""))
 
 
-def _classes(per_class: Mapping[str, float], per_class_50: Mapping[str, float]) -> str:
+def _classes(per_class: Mapping[str, float], per_class_50: Mapping[str, float], plan: ReportPlan) -> str:
     """Bars, best class first; classes that do not occur come last, with a dash."""
     if not per_class:
         return ""
@@ -257,14 +268,16 @@ def _classes(per_class: Mapping[str, float], per_class_50: Mapping[str, float]) 
         value, value_50 = per_class[name], per_class_50.get(name, -1.0)
         bar = f'<s style="width:{value / full:.1%}"></s>' if value >= 0 else ""
         tick = f'<u style="left:{value_50 / full:.1%}"></u>' if value_50 >= 0 else ""
-        told = escape(f"{name}: AP {_number(value)}" + (f", AP50 {_number(value_50)}" if per_class_50 else ""))
+        told = escape(
+            f"{name}: {plan.bar} {_number(value)}" + (f", {plan.tick} {_number(value_50)}" if per_class_50 else "")
+        )
         rows.append(f'<li title="{told}"><span>{escape(name)}</span><i>{bar}{tick}</i><b>{_number(value, 3)}</b></li>')
     found = sum(value >= 0 for value in per_class.values())
-    key = "<s></s> AP" + (" <u></u> AP50" if per_class_50 else "")
+    key = f"<s></s> {plan.bar}" + (f" <u></u> {plan.tick}" if per_class_50 else "")
     absent = f", {len(per_class) - found} absent" if found < len(per_class) else ""
     few = " few" if len(per_class) <= 12 else ""
     note = f"<span class=key>{key}</span> {len(per_class)} classes{absent}; a full bar is {full:g}"
-    return _section("Average precision by class", f'<ol class="classes{few}">{"".join(rows)}</ol>', note=note)
+    return _section(plan.bars, f'<ol class="classes{few}">{"".join(rows)}</ol>', note=note)
 
 
 def _commands(commands: Sequence[Sequence[str]]) -> str:

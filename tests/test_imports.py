@@ -24,6 +24,9 @@ LAYERS = [
         "data",
         "metrics",
         "visualize",
+        "class_pictures",
+        "class_figures",
+        "report_plans",
         "charts",
         "page",
         "figures",
@@ -56,7 +59,7 @@ HOMES = {
     "faster_coco_eval": {"metrics.reference"},
     "h5py": {"backbones.weights"},
     "timm": {"backbones.timm_adapter"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "class_figures"},
     "onnx": set(),
 }
 

@@ -1,0 +1,165 @@
+"""What the report page shows of each kind of task, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class BigNumber(NamedTuple):
+    """A number in large digits: its name, title, what stands beside the title, and its digits."""
+
+    name: str
+    title: str
+    note: str
+    digits: int = 3
+
+
+class Curve(NamedTuple):
+    """A line of a chart: what stands at its end, its CSS class, its column of ``metrics.csv``, its head in a table."""
+
+    name: str
+    style: str
+    column: str
+    head: str
+
+
+class Chart(NamedTuple):
+    """Curves by epoch; the scale reaches at least ``least``, and of the line ``best`` the highest point is marked."""
+
+    title: str
+    curves: tuple[Curve, ...]
+    least: float
+    best: str = ""
+
+
+class NumberTable(NamedTuple):
+    """A table of numbers: its heads, and rows of a number's name and the cells before its value."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Sheet(NamedTuple):
+    """A picture of its own: its file in the run's folder, its title, and one line on what it shows."""
+
+    file: str
+    title: str
+    note: str
+
+
+@dataclass(frozen=True)
+class ReportPlan:
+    """What a report shows beside what all of them do.
+
+    Attributes:
+        figures: The numbers that people ask for first.
+        charts: What is drawn by epoch.
+        tables: The numbers with what they are; any others follow them in small print.
+        bars: Title of the bars by class.
+        bar: What a bar shows.
+        tick: What the tick on it shows.
+        pictures_note: What to know about the sample pictures.
+        sheets: Pictures that are shown where the folder holds them.
+    """
+
+    figures: tuple[BigNumber, ...]
+    charts: tuple[Chart, ...]
+    tables: tuple[NumberTable, ...]
+    bars: str
+    bar: str
+    tick: str
+    pictures_note: str = ""
+    sheets: tuple[Sheet, ...] = ()
+
+
+_LOSS = Chart(
+    "Loss",
+    (Curve("train", "c3", "train/loss", "train loss"), Curve("val", "c4", "val/loss", "val loss")),
+    least=0.01,
+)
+
+# COCO's numbers with their IoU, area of the objects, and detections a picture.
+DETECTION = ReportPlan(
+    figures=(BigNumber("map", "AP", "IoU 0.50:0.95"), BigNumber("map_50", "AP50", "IoU 0.50")),
+    charts=(
+        _LOSS,
+        Chart(
+            "Average precision",
+            (Curve("AP", "c1", "val/map", "AP"), Curve("AP50", "c2", "val/map_50", "AP50")),
+            least=0.05,
+            best="AP",
+        ),
+    ),
+    tables=(
+        NumberTable(
+            ("Average precision", "IoU", "area, px", "limit", "value"),
+            (
+                ("map", "AP", "0.50:0.95", "all", "100"),
+                ("map_50", "AP50", "0.50", "all", "100"),
+                ("map_75", "AP75", "0.75", "all", "100"),
+                ("map_small", "AP small", "0.50:0.95", "under 32\u00b2", "100"),
+                ("map_medium", "AP medium", "0.50:0.95", "32\u00b2 to 96\u00b2", "100"),
+                ("map_large", "AP large", "0.50:0.95", "over 96\u00b2", "100"),
+            ),
+        ),
+        NumberTable(
+            ("Average recall", "IoU", "area, px", "limit", "value"),
+            (
+                ("mar_1", "AR, best 1", "0.50:0.95", "all", "1"),
+                ("mar_10", "AR, best 10", "0.50:0.95", "all", "10"),
+                ("mar_100", "AR, best 100", "0.50:0.95", "all", "100"),
+                ("mar_small", "AR small", "0.50:0.95", "under 32\u00b2", "100"),
+                ("mar_medium", "AR medium", "0.50:0.95", "32\u00b2 to 96\u00b2", "100"),
+                ("mar_large", "AR large", "0.50:0.95", "over 96\u00b2", "100"),
+            ),
+        ),
+    ),
+    bars="Average precision by class",
+    bar="AP",
+    tick="AP50",
+    pictures_note="Dashed boxes are the ground truth.",
+)
+
+CLASSIFICATION = ReportPlan(
+    figures=(
+        BigNumber("top1", "top-1", "accuracy"),
+        BigNumber("top5", "top-5", "accuracy"),
+        BigNumber("ece", "ECE", "calibration error"),
+    ),
+    charts=(
+        _LOSS,
+        Chart(
+            "Accuracy",
+            (Curve("top-1", "c1", "val/top1", "top-1"), Curve("top-5", "c2", "val/top5", "top-5")),
+            least=0.05,
+            best="top-1",
+        ),
+    ),
+    tables=(
+        NumberTable(
+            ("Accuracy", "share of", "value"),
+            (
+                ("top1", "top-1", "pictures whose class comes first"),
+                ("top5", "top-5", "pictures whose class is among the best five"),
+                ("top1_per_class", "top-1 by class", "mean over the classes"),
+            ),
+        ),
+        NumberTable(
+            ("Probabilities", "what it is", "value"),
+            (
+                ("ece", "ECE", "mean gap of confidence and accuracy, 15 bins"),
+                ("nll", "NLL", "mean negative log-probability of the right class"),
+            ),
+        ),
+    ),
+    bars="Accuracy by class",
+    bar="top-1",
+    tick="precision",
+    pictures_note="Under each picture, the predicted class with its probability: green is right, red is wrong.",
+    sheets=(
+        Sheet("mistakes.jpg", "Worst mistakes", "The wrong predictions that the network was surest of."),
+        Sheet("confusion.png", "Confusions", "Rows are the true classes, columns the predicted ones."),
+        Sheet("calibration.png", "Calibration", "Bars below the diagonal: the network is surer than it should be."),
+    ),
+)
