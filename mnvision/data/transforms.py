@@ -44,7 +44,7 @@ class Transform:
         self.policy, self.vertical_flip = policy, vertical_flip
         self.size = preprocessing.size
         self.fill = tuple(round(channel) for channel in preprocessing.mean)
-        self._distort = _photometric_distortion() if policy in ("light", "ssd") else None
+        self._distort = photometric_distortion() if policy in ("light", "ssd") else None
 
     def __call__(self, image: np.ndarray, truth: Truth, *, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
         """Transform a picture.
@@ -72,9 +72,7 @@ class Transform:
         image, source, target = windows.cut(image, window, size=self.size)
         truth = windows.follow(truth, source=source, target=target)
         if self._distort is not None:
-            # One generator for all: set_random_seed would give each step the same draws, and all would act or none.
-            self._distort.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-            image = self._distort(image=image)["image"]
+            image = distort(image, self._distort, rng=rng)
         image = windows.paste(image, target, size=self.size, fill=self.fill)
         if self.policy != "none" and rng.random() < 0.5:
             image, truth = windows.flip(image, truth, axis="x")
@@ -83,18 +81,26 @@ class Transform:
         return image, truth
 
 
-def _photometric_distortion() -> albumentations.Compose:
-    """Brightness, contrast, saturation and hue, each in every second picture, by factors as wide as SSD's."""
+def distort(image: np.ndarray, distortion: albumentations.Compose, *, rng: np.random.Generator) -> np.ndarray:
+    """Change the colours of a picture, uint8 [H, W, 3] RGB; every random choice comes from the generator."""
+    # One generator for all: set_random_seed would give each step the same draws, and all would act or none.
+    distortion.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+    return distortion(image=image)["image"]
+
+
+def photometric_distortion(strength: float = 1.0) -> albumentations.Compose:
+    """Brightness, contrast, saturation and hue, each in every second picture.
+
+    Args:
+        strength: Width of the factors, 0..2: at 0 nothing changes, at 1 they are as wide as SSD's.
+    """
     # albumentations asks the network for a newer version of itself when it is imported, unless told not to.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations
 
     same = (1.0, 1.0)
-    changes = [
-        {"brightness": (0.875, 1.125)},
-        {"contrast": (0.5, 1.5)},
-        {"saturation": (0.5, 1.5)},
-        {"hue": (-0.05, 0.05)},
-    ]
+    widths = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5}
+    changes = [{name: (1 - strength * width, 1 + strength * width)} for name, width in widths.items()]
+    changes.append({"hue": (-0.05 * strength, 0.05 * strength)})
     neutral = {"brightness": same, "contrast": same, "saturation": same, "hue": (0.0, 0.0)}
     return albumentations.Compose([albumentations.ColorJitter(**{**neutral, **change}, p=0.5) for change in changes])

@@ -30,13 +30,21 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
     Raises:
         UserError: The file is missing, empty, cut short, or not a picture.
     """
+    return decode_image(read_bytes(path), name=str(path), apply_exif=apply_exif)
+
+
+def read_bytes(path: str | Path) -> np.ndarray:
+    """The bytes of a picture file, uint8 [N].
+
+    Raises:
+        UserError: The file is missing or cannot be read.
+    """
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        return np.fromfile(path, dtype=np.uint8)
     except FileNotFoundError:
         raise UserError(f"picture not found: {path}. Check the picture folder and the file name") from None
     except OSError as error:
         raise UserError(f"cannot read the picture {path}: {error.strerror or error}. Check the path") from None
-    return decode_image(data, name=str(path), apply_exif=apply_exif)
 
 
 def decode_image(data: bytes | np.ndarray, *, name: str = "the picture", apply_exif: bool = True) -> np.ndarray:

@@ -1,0 +1,104 @@
+"""What part of a picture a classifier sees: chosen on the picture's size alone, before a pixel is decoded.
+
+Sizes are (height, width) in pixels; every random choice comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mnvision.data.windows import Window
+from mnvision.types import Preprocessing
+
+ASPECTS = (3 / 4, 4 / 3)  # width over height
+TRIES = 10
+
+
+def central(size: tuple[int, int], *, preprocessing: Preprocessing) -> Window:
+    """The part of a picture that evaluation and prediction look at: its centre, as ``preprocessing`` says."""
+    height, width = size
+    share, shorter = preprocessing.crop_share, min(size)
+    across = max(round(share * (shorter if preprocessing.fit == "crop" else width)), 1)
+    down = max(round(share * (shorter if preprocessing.fit == "crop" else height)), 1)
+    left, top = (width - across) // 2, (height - down) // 2
+    return Window(left, top, left + across, top + down)
+
+
+def random_resized_crop(
+    size: tuple[int, int],
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float] = ASPECTS,
+    rng: np.random.Generator,
+) -> Window:
+    """A part of random area and aspect at a random place: the augmentation of Inception, arXiv 1409.4842, section 6.
+
+    Ten tries; if none fits into the picture, the largest part in its centre whose aspect is allowed.
+
+    Args:
+        size: Of the picture.
+        area: Smallest and largest share of the picture's area; uniform in between.
+        aspect: Smallest and largest width over height; its logarithm is uniform in between.
+        rng: The source of every random choice.
+    """
+    height, width = size
+    for _ in range(TRIES):
+        pixels = height * width * rng.uniform(*area)
+        ratio = np.exp(rng.uniform(*np.log(aspect)))
+        across, down = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
+            return Window(left, top, left + across, top + down)
+    across = min(width, max(round(height * aspect[1]), 1))
+    down = min(height, max(round(width / aspect[0]), 1))
+    left, top = (width - across) // 2, (height - down) // 2
+    return Window(left, top, left + across, top + down)
+
+
+def pad_and_crop(
+    image: np.ndarray, *, size: int, pad: int, fill: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """A random ``size`` x ``size`` part of a picture with ``pad`` pixels of one colour around it.
+
+    Args:
+        image: uint8 [H, W, 3]; with its padding at least ``size`` pixels high and wide.
+        size: Side of the part.
+        pad: Width of the border in pixels.
+        fill: Its colour.
+        rng: The source of every random choice.
+    """
+    if pad > 0:
+        image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=fill)
+    top, left = (int(rng.integers(side - size + 1)) for side in image.shape[:2])
+    return image[top : top + size, left : left + size]
+
+
+def mirror(image: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+    """Every second picture with left and right exchanged."""
+    return cv2.flip(image, 1) if rng.random() < 0.5 else image
+
+
+def erase(
+    image: np.ndarray,
+    *,
+    fill: tuple[int, ...],
+    area: tuple[float, float] = (0.02, 0.33),
+    aspect: tuple[float, float] = (0.3, 3.3),
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A copy with a random rectangle of one colour in it: random erasing, arXiv 1708.04896, section 3.2.
+
+    The rectangle is drawn like a random resized crop; where ten tries give none that fits, nothing is erased.
+    """
+    height, width = image.shape[:2]
+    for _ in range(TRIES):
+        pixels = height * width * rng.uniform(*area)
+        ratio = np.exp(rng.uniform(*np.log(aspect)))
+        across, down = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
+        if 0 < across < width and 0 < down < height:
+            left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
+            image = image.copy()
+            image[top : top + down, left : left + across] = fill
+            break
+    return image
