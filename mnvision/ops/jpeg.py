@@ -15,7 +15,7 @@ _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 _OTHER_FRAMES = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
 _BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment; SOI, 0xD8, among them
 _APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
-_ORIENTATION, _SHORT = 0x0112, 3
+_ORIENTATION = 0x0112
 
 
 class JpegHeader(NamedTuple):
@@ -76,18 +76,21 @@ def _read(view: memoryview) -> JpegHeader | None:
         at += length
 
 
-def _exif_orientation(tiff: memoryview) -> int:
-    """The orientation in an EXIF segment's TIFF structure; 1 where it says none, or nonsense."""
+def _exif_orientation(tiff: memoryview) -> int | None:
+    """The orientation in an EXIF segment's TIFF structure; None where it holds none, 1 where it is nonsense.
+
+    Whatever type the entry claims, its first two bytes count, as they do for the decoder (OpenCV).
+    """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(tiff[:4]))
     if order is None:
-        return 1
+        return None
     try:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+            tag, value = struct.unpack_from(f"{order}H6xH", tiff, entry)
             if tag == _ORIENTATION:
-                return value if kind == _SHORT and 1 <= value <= 8 else 1
-    except struct.error:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # cut short
         pass
-    return 1
+    return None
