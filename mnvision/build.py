@@ -67,6 +67,7 @@ def build_preprocessing(cfg: Config) -> Preprocessing:
         weights=task["weights"],
         preferred=cfg["data"].get("image_size"),
         form=task.get("form"),
+        backbone=cfg["backbone"]["name"],
     )
     return Preprocessing(size)
 

@@ -16,7 +16,7 @@ from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.models.ssd import LOSSES, SSD
-from mnvision.ops.resolution import input_size
+from mnvision.ops.resolution import input_size, stride_of
 from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,15 @@ def create_model(
     if part is not None:
         brought -= {"taps"}  # what a head takes from the backbone says nothing of another head
     form = (task_options or {}).get("form")
-    size = resolve_image_size(task, image_size=image_size, rho=rho, weights=whole, preferred=preferred_size, form=form)
+    size = resolve_image_size(
+        task,
+        image_size=image_size,
+        rho=rho,
+        weights=whole,
+        preferred=preferred_size,
+        form=form,
+        backbone="" if timm_model else backbone,
+    )
     mean, std = settings.get("mean", Preprocessing.mean), settings.get("std", Preprocessing.std)
     spec = ModelSpec(
         task=task,
@@ -156,6 +164,7 @@ def resolve_image_size(
     weights: Weights | str | None,
     preferred: int | None,
     form: str | None = None,
+    backbone: str = "",
 ) -> int:
     """The side of a model's input in pixels; the first of these that is known decides.
 
@@ -169,6 +178,7 @@ def resolve_image_size(
         weights: Of the whole model: those of a backbone alone leave the size open.
         preferred: What suits the data.
         form: The task's form that the user asks for; by default that of the weights.
+        backbone: Its name, which tells the stride that the side is rounded to; 32 without it.
 
     Raises:
         UserError: If the weights cannot be read, the side is less than a stride of the network, or ``rho`` would have
@@ -186,7 +196,7 @@ def resolve_image_size(
             return size
         form = form or settings.get("form")
     own = FORM_SIZES.get((task, form or ""), IMAGE_SIZES.get(task, 224))
-    return input_size(image_size or preferred or own, rho)
+    return input_size(image_size or preferred or own, rho, stride=stride_of(backbone))
 
 
 def _load(model: TaskModel, *, whole: Weights | None, part: Weights | None, named: bool) -> None:
