@@ -82,6 +82,7 @@ def build_preprocessing(cfg: Config) -> Preprocessing:
         form=task.get("form"),
         fit=task.get("fit"),
         crop_share=task.get("crop_share"),
+        backbone=cfg["backbone"]["name"],
     )
 
 

@@ -80,7 +80,7 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figu
         if letters >= 4.5:
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=letters)
     bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=25, format=lambda value, _: f"{value:.0%}")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("share of the class's pictures", fontsize=size)
     bar.ax.tick_params(labelsize=size, length=0)
     return figure

@@ -73,7 +73,8 @@ def draw_label(image: Image, lines: Sequence[Caption]) -> Image:
     height, width = image.shape[:2]
     if width < _LEAST_WIDTH:
         size = (_LEAST_WIDTH, max(1, round(height * _LEAST_WIDTH / width)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST if width < 100 else cv2.INTER_LINEAR)
+        grown = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST if width < 100 else cv2.INTER_LINEAR)
+        image = grown.astype(np.uint8, copy=False)
     return np.concatenate([image, _strip(lines, width=image.shape[1])])
 
 

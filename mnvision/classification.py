@@ -23,11 +23,13 @@ from mnvision.metrics.classification_tables import accuracy_table, classificatio
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.outputs import write_picture
+from mnvision.report_plans import CLASSIFICATION
 from mnvision.types import LabelledPictures
 
 logger = logging.getLogger(__name__)
 
 COLUMNS: Mapping[str, str] = {"top-1": "val/top1", "top-5": "val/top5"}  # what the line of an epoch tells
+PLAN = CLASSIFICATION
 MISTAKES = 25  # on the sheet
 
 
@@ -49,6 +51,12 @@ def summary(metric: ClassificationMetric, numbers: Mapping[str, float]) -> str:
     if confusions := metric.confusions(8):
         tables.append(f"most frequent mistakes\n{confusion_table(confusions, metric.names)}")
     return "\n\n".join(tables)
+
+
+def by_class(metric: ClassificationMetric) -> tuple[dict[str, float], dict[str, float]]:
+    """Accuracy and precision of each class."""
+    rows = metric.per_class()
+    return {row.name: row.accuracy for row in rows}, {row.name: row.precision for row in rows}
 
 
 def write_results(metric: ClassificationMetric, folder: Path) -> None:

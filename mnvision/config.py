@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.files import WEIGHT_SUFFIXES
-from mnvision.ops.resolution import input_size
+from mnvision.ops.resolution import input_size, stride_of
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, fields
 from mnvision.schema_data import DATA_OF_TASK
 from mnvision.value_types import accepts, choices, describe
@@ -262,9 +262,10 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
     if scales and None not in scales and scales[0] >= scales[1]:
         yield "task.min_scale", f"expected less than task.max_scale {scales[1]}, got {scales[0]}"
     # Without either size it is the weights' or the task's own, which building the model finds out.
-    if (sizes := right("task.image_size", "data.image_size", "backbone.rho")) and (size := sizes[0] or sizes[1]):
+    sizes = right("task.image_size", "data.image_size", "backbone.rho", "backbone.name")
+    if sizes and (size := sizes[0] or sizes[1]):
         try:
-            input_size(size, sizes[2])
+            input_size(size, sizes[2], stride=stride_of(sizes[3]))
         except UserError as error:
             yield "backbone.rho", str(error)
     if (names := right("task.name", "data.name")) and names[1] not in (fitting := DATA_OF_TASK[names[0]]):

@@ -72,6 +72,7 @@ def _title(model: TaskModel) -> str:
     words = [
         f"{spec.task}{f' ({form})' if form else ''} on {backbone['name']}",
         *([variant] if variant != "standard" else []),
+        *(f"{key} {backbone[key]}" for key in ("blocks", "version") if backbone.get(key)),
         f"alpha {backbone['alpha']:g}",
         f"input {size}x{size}",
         f"{len(spec.classes)} class{'' if len(spec.classes) == 1 else 'es'}",

@@ -10,7 +10,7 @@ from torch import nn
 
 from mnvision.backbones.layers import is_depthwise
 from mnvision.models.create import create_model
-from mnvision.printed import Model
+from mnvision.printed import VARIANTS, Model
 from mnvision.profiler import Layer, Profile, profile
 
 Value = int | float | str
@@ -85,11 +85,12 @@ def _build(model: Model) -> tuple[nn.Module, Profile]:
         else:
             network = create_model(
                 model.task,
+                backbone=model.backbone,
                 alpha=model.alpha,
                 image_size=model.size,
                 num_classes=model.classes,
                 task_options={"form": model.form} if model.form else {},
-                backbone_options={"variant": model.variant},
+                backbone_options={VARIANTS[model.backbone]: model.variant or None},
             )
     return network, profile(network, image_size=model.size)
 

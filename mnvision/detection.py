@@ -17,12 +17,14 @@ from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.detector import Detector
 from mnvision.ops.image import read_image
 from mnvision.outputs import annotated_names, write_picture
+from mnvision.report_plans import DETECTION
 from mnvision.types import Annotations, Detections
 from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 
 COLUMNS: Mapping[str, str] = {"AP": "val/map", "AP50": "val/map_50"}  # what the line of an epoch tells
+PLAN = DETECTION
 PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictures
 
 
@@ -34,6 +36,11 @@ def make_metric(annotations: Annotations) -> CocoMetric:
 def summary(metric: CocoMetric, numbers: Mapping[str, float]) -> str:
     """COCO's table, and the average precision of the best and the worst classes."""
     return f"{coco_table(numbers)}\n\n{class_table(metric.per_class(), ends=10)}"
+
+
+def by_class(metric: CocoMetric) -> tuple[dict[str, float], dict[str, float]]:
+    """Average precision of each class, and that at an IoU of 0.50."""
+    return metric.per_class(), metric.per_class(number="map_50")
 
 
 def write_results(metric: CocoMetric, folder: Path) -> None:

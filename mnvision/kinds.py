@@ -12,6 +12,7 @@ from mnvision import classification, detection
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
+from mnvision.report_plans import ReportPlan
 
 
 class Kind(Protocol):
@@ -19,15 +20,20 @@ class Kind(Protocol):
 
     Attributes:
         COLUMNS: What the line of an epoch tells: title and name of the number.
+        PLAN: What the report page shows.
     """
 
     COLUMNS: Mapping[str, str]
+    PLAN: ReportPlan
 
     def make_metric(self, truth: Any) -> Any:
         """What judges the predictions for a split, from what the data module knows of it."""
 
     def summary(self, metric: Any, numbers: Mapping[str, float]) -> str:
         """The numbers as text for the terminal."""
+
+    def by_class(self, metric: Any) -> tuple[dict[str, float], dict[str, float]]:
+        """The bars of the report page and the ticks on them, by class name."""
 
     def write_results(self, metric: Any, folder: Path) -> None:
         """Write what was predicted, and what explains the numbers."""

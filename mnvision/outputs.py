@@ -21,10 +21,10 @@ from mnvision.config import to_yaml
 from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.hardware import choose_precision, describe_machine
-from mnvision.metrics.coco import CocoMetric
 from mnvision.models.base import TaskModel
 from mnvision.profiler import profile
 from mnvision.report import write_report
+from mnvision.report_plans import ReportPlan
 
 logger = logging.getLogger(__name__)
 
@@ -187,14 +187,28 @@ def describe_run(model: TaskModel, *, cfg: Mapping[str, Any], folder: Path, comm
 def report_run(
     model: TaskModel,
     *,
-    metric: Any,
+    bars: Mapping[str, float],
+    ticks: Mapping[str, float],
+    plan: ReportPlan,
     count: int,
     cfg: Mapping[str, Any],
     folder: Path,
     numbers: Mapping[str, float],
     commands: Sequence[Sequence[str]],
 ) -> None:
-    """Write ``report.html``, and say where it is."""
+    """Write ``report.html``, and say where it is; see ``write_report``.
+
+    Args:
+        model: What was measured.
+        bars: By class name.
+        ticks: By class name.
+        plan: What is shown of this kind of task.
+        count: Pictures that it was measured on.
+        cfg: The configuration.
+        folder: Of the run.
+        numbers: As in ``metrics.json``.
+        commands: That repeat the run.
+    """
     spec = model.spec
     precision = choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
     page = write_report(
@@ -206,8 +220,9 @@ def report_run(
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         },
         numbers=numbers,
-        per_class=metric.per_class(),
-        per_class_50=metric.per_class(number="map_50"),
+        bars=bars,
+        ticks=ticks,
+        plan=plan,
         commands=commands,
     )
     logger.info("report: %s", page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mnvision.paper import BILLION, BODY, COSTS, MODELS, MULT_ADDS, PARAMETERS, PERCENT, STRUCTURE
+from mnvision.paper import BASELINES, BILLION, BODY, COSTS, MODELS, MULT_ADDS, PARAMETERS, PERCENT, STRUCTURE
 from mnvision.printed import Model, Note, Quantity, Row, Table
 
 CELLS = 26_263  # classes of the first PlaNet (Weyand et al. 2016, arXiv:1602.05314)
@@ -172,4 +172,4 @@ SIXTEEN = Table(
     ),
     source="TF-slim",
 )
-TABLES = (*STRUCTURE, *MODELS, *TASKS, SIXTEEN)
+TABLES = (*STRUCTURE, *MODELS, *TASKS, SIXTEEN, BASELINES)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# The option of each backbone that says which of its forms is meant.
+VARIANTS = {"mobilenet_v1": "variant", "squeezenet": "version"}
+
 
 class Model(NamedTuple):
     """One of our models, or a part of it.
@@ -13,20 +16,22 @@ class Model(NamedTuple):
         alpha: Width multiplier.
         size: Side of the input in pixels.
         classes: Classes without background.
-        variant: Of MobileNet V1; or the name of torchvision's model.
+        variant: Of the backbone, see ``VARIANTS``, empty for its own; or the name of torchvision's model.
         form: Of the task's head.
         part: Path of the module that is counted alone; empty for the whole.
         kind: Layer type that is counted alone; empty for all.
+        backbone: A key of ``VARIANTS``.
     """
 
     task: str = "classify"
     alpha: float = 1.0
     size: int = 224
     classes: int = 1000
-    variant: str = "standard"
+    variant: str = ""
     form: str | None = None
     part: str = ""
     kind: str = ""
+    backbone: str = "mobilenet_v1"
 
     @property
     def whole(self) -> Model:

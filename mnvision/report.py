@@ -38,8 +38,8 @@ def write_report(
     title: str,
     facts: Mapping[str, str],
     numbers: Mapping[str, float],
-    per_class: Mapping[str, float],
-    per_class_50: Mapping[str, float] | None = None,
+    bars: Mapping[str, float],
+    ticks: Mapping[str, float] | None = None,
     commands: Sequence[Sequence[str]] = (),
     plan: ReportPlan = DETECTION,
 ) -> Path:
@@ -55,8 +55,8 @@ def write_report(
         numbers: The final numbers, as in ``metrics.json``, where ``val/``, ``test/`` or ``train/`` names their split;
             ``images_per_second`` and ``peak_memory_mb`` may be among them, else those of the training are shown. A
             number of -1 is undefined and shows as a dash.
-        per_class: The bars by class name: average precision, or accuracy; -1 where the class does not occur.
-        per_class_50: The ticks on them: average precision at an IoU of 0.50, or what else the plan calls ``tick``.
+        bars: The bars by class name: average precision, or accuracy; -1 where the class does not occur.
+        ticks: The ticks on them: average precision at an IoU of 0.50, or what else the plan calls ``tick``.
         commands: Commands that reproduce the numbers, each as its arguments.
         plan: What is shown of this kind of task.
 
@@ -76,7 +76,7 @@ def write_report(
         _pictures(sorted((folder / "pictures").glob("*.jpg")), note=plan.pictures_note),
         *(_sheet(folder / sheet.file, sheet) for sheet in plan.sheets),
         _tables(plain, plan),
-        _classes(per_class, per_class_50 or {}, plan),
+        _classes(bars, ticks or {}, plan),
         _commands(commands),
         _details("Configuration", f"<pre>{escape(config.read_text(encoding='utf-8'))}</pre>")
         if config.exists()
@@ -257,26 +257,24 @@ def _tables(numbers: Mapping[str, float], plan: ReportPlan) -> str:
     return _section("Numbers", body + (f"<p class=also>{note}</p>" if note else ""))
 
 
-def _classes(per_class: Mapping[str, float], per_class_50: Mapping[str, float], plan: ReportPlan) -> str:
+def _classes(bars: Mapping[str, float], ticks: Mapping[str, float], plan: ReportPlan) -> str:
     """Bars, best class first; classes that do not occur come last, with a dash."""
-    if not per_class:
+    if not bars:
         return ""
-    defined = [value for value in (*per_class.values(), *per_class_50.values()) if value >= 0]
+    defined = [value for value in (*bars.values(), *ticks.values()) if value >= 0]
     full = max(math.ceil(max(defined, default=1.0) * 10 - 1e-9) / 10, 0.1)  # the value of a bar of full width
     rows = []
-    for name in sorted(per_class, key=lambda name: (-max(per_class[name], -1.0), name)):
-        value, value_50 = per_class[name], per_class_50.get(name, -1.0)
+    for name in sorted(bars, key=lambda name: (-max(bars[name], -1.0), name)):
+        value, value_50 = bars[name], ticks.get(name, -1.0)
         bar = f'<s style="width:{value / full:.1%}"></s>' if value >= 0 else ""
         tick = f'<u style="left:{value_50 / full:.1%}"></u>' if value_50 >= 0 else ""
-        told = escape(
-            f"{name}: {plan.bar} {_number(value)}" + (f", {plan.tick} {_number(value_50)}" if per_class_50 else "")
-        )
+        told = escape(f"{name}: {plan.bar} {_number(value)}" + (f", {plan.tick} {_number(value_50)}" if ticks else ""))
         rows.append(f'<li title="{told}"><span>{escape(name)}</span><i>{bar}{tick}</i><b>{_number(value, 3)}</b></li>')
-    found = sum(value >= 0 for value in per_class.values())
-    key = f"<s></s> {plan.bar}" + (f" <u></u> {plan.tick}" if per_class_50 else "")
-    absent = f", {len(per_class) - found} absent" if found < len(per_class) else ""
-    few = " few" if len(per_class) <= 12 else ""
-    note = f"<span class=key>{key}</span> {len(per_class)} classes{absent}; a full bar is {full:g}"
+    found = sum(value >= 0 for value in bars.values())
+    key = f"<s></s> {plan.bar}" + (f" <u></u> {plan.tick}" if ticks else "")
+    absent = f", {len(bars) - found} absent" if found < len(bars) else ""
+    few = " few" if len(bars) <= 12 else ""
+    note = f"<span class=key>{key}</span> {len(bars)} classes{absent}; a full bar is {full:g}"
     return _section(plan.bars, f'<ol class="classes{few}">{"".join(rows)}</ol>', note=note)
 
 

@@ -128,14 +128,8 @@ def train(cfg: Config) -> dict[str, float]:
     if trainer.is_global_zero:
         pictures = cfg["trainer"]["pictures"]
         kind.write_pictures(model, data, measured.split, metric=metric, folder=folder, count=pictures)
-        report_run(
-            model,
-            metric=metric,
-            cfg=cfg,
-            folder=folder,
-            numbers=numbers,
-            commands=reproduce({**cfg, "override_words": []}, ckpt=best),
-        )
+        commands = reproduce({**cfg, "override_words": []}, ckpt=best)
+        measured.report(kind, module, cfg=cfg, folder=folder, numbers=numbers, commands=commands)
         logger.info("model: %s", best)
     return numbers
 
@@ -183,9 +177,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
     if trainer.is_global_zero:
         pictures = cfg["trainer"]["pictures"]
         kind.write_pictures(model, data, measured.split, metric=metric, folder=folder, count=pictures)
-        report_run(
-            model, metric=metric, cfg=cfg, folder=folder, numbers=numbers, commands=reproduce(cfg, ckpt=cfg["ckpt"])
-        )
+        commands = reproduce(cfg, ckpt=cfg["ckpt"])
+        measured.report(kind, module, cfg=cfg, folder=folder, numbers=numbers, commands=commands)
     return numbers
 
 
@@ -286,6 +279,31 @@ class Measured(L.LightningDataModule):
     def teardown(self, stage: str) -> None:
         """As of the data."""
         self.data.teardown(stage)
+
+    def report(
+        self,
+        kind: Kind,
+        module: VisionModule,
+        *,
+        cfg: Config,
+        folder: Path,
+        numbers: dict[str, float],
+        commands: Sequence[Sequence[str]],
+    ) -> None:
+        """Write the report page."""
+        bars, ticks = kind.by_class(module.metric)
+        count = len(self.data.load_split(self.split))
+        report_run(
+            module.model,
+            bars=bars,
+            ticks=ticks,
+            plan=kind.PLAN,
+            count=count,
+            cfg=cfg,
+            folder=folder,
+            numbers=numbers,
+            commands=commands,
+        )
 
 
 def _precision(cfg: Config) -> str:

@@ -123,7 +123,15 @@ class Backbone:
 class MobileNetV1(Backbone):
     """Keys of ``backbone`` where its name is ``mobilenet_v1``."""
 
-    variant: Literal["standard", "shallow", "full_conv"]
+    variant: Literal["standard", "shallow", "full_conv", "flattened"]
+
+
+@dataclasses.dataclass
+class MobileNetCifar(Backbone):
+    """Keys of ``backbone`` where its name is ``mobilenet_cifar``."""
+
+    blocks: Literal[11, 10] | None
+    freeze: Annotated[int, Limits(low=0, high=2)]
 
 
 @dataclasses.dataclass
@@ -145,6 +153,19 @@ class MobileNetV4(Backbone):
     """Keys of ``backbone`` where its name is one of MobileNet V4's."""
 
     activation: Literal["relu", "relu6", "hardswish", "gelu"] | None  # type: ignore[assignment]
+
+
+@dataclasses.dataclass
+class SqueezeNet:
+    """Keys of ``backbone`` where its name is ``squeezenet``, which has no BatchNorm and one padding alone."""
+
+    name: str
+    alpha: Positive
+    rho: Positive
+    version: Literal[1.0, 1.1] | None  # type: ignore[valid-type]
+    activation: Literal["relu", "relu6", "hardswish"] | None
+    weights: Weights | None
+    freeze: Annotated[int, Limits(low=0, high=4)]
 
 
 @dataclasses.dataclass
@@ -296,6 +317,8 @@ SECTIONS: dict[str, dict[str, type]] = {
         "mobilenet_v4_conv_large": MobileNetV4,
         "mobilenet_v4_hybrid_medium": MobileNetV4,
         "mobilenet_v4_hybrid_large": MobileNetV4,
+        "mobilenet_cifar": MobileNetCifar,
+        "squeezenet": SqueezeNet,
         "timm": Timm,
     },
     "scheduler": {"cosine": Cosine, "exponential": Exponential, "multistep": MultiStep, "constant": Constant},

@@ -137,6 +137,7 @@ def _image_size(folder: Path, config: Config) -> int | None:
             weights=None,
             preferred_size=data.get("image_size"),
             form=task.get("form"),
+            backbone=str(backbone.get("name", "")),
         ).size
     except (AttributeError, KeyError, TypeError, ValueError):  # a configuration that was edited by hand
         return None

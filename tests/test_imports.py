@@ -42,8 +42,9 @@ LAYERS = [
         "hardware",
     },
     {"checkpoint", "callbacks", "inference", "report", "outputs", "counts", "sweep", "results", "side_by_side"},
-    {"module", "recall", "detection"},
-    {"kinds"},
+    {"teacher_cache"},
+    {"module", "recall", "detection", "classification"},
+    {"kinds", "objectives"},
     {"build"},
     {"run", "costs", "tables"},
     {"cli"},
@@ -51,13 +52,14 @@ LAYERS = [
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 STRANGERS = [{"models", "data"}, {"metrics", "data"}, {"models", "metrics"}]
 HOMES = {
-    "lightning": {"module", "callbacks", "data.datamodule", "build", "run"},
+    "lightning": {"module", "callbacks", "data.datamodule", "data.class_datamodule", "build", "run"},
     "hydra": {"config", "cli", "overrides"},
     "omegaconf": {"config", "cli", "overrides"},
     "albumentations": {"data.transforms"},
     "pycocotools": {"metrics.reference"},
     "faster_coco_eval": {"metrics.reference"},
     "h5py": {"backbones.weights"},
+    "scipy": {"data.stanford_dogs"},
     "timm": {"backbones.timm_adapter"},
     "matplotlib": {"figures", "class_figures"},
     "onnx": set(),

@@ -55,7 +55,7 @@ class Page(HTMLParser):
 
 
 def report(folder, **given):
-    values = {"title": "A run", "facts": {}, "numbers": {}, "per_class": {}} | given
+    values = {"title": "A run", "facts": {}, "numbers": {}, "bars": {}} | given
     path = write_report(folder, **values)
     assert path == folder / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def test_sparse_rows_become_values_by_epoch(tmp_path):
 
 def test_an_evaluation_alone_has_no_curves_and_no_empty_sections(tmp_path):
     assert read_history(tmp_path / "metrics.csv") == {}
-    page = report(tmp_path, numbers={"val/map": 0.25, "val/map_50": 0.5}, per_class={"cat": 0.25})
+    page = report(tmp_path, numbers={"val/map": 0.25, "val/map_50": 0.5}, bars={"cat": 0.25})
     assert not page.find("svg")
     assert page.texts_in("h2") == ["Numbers", "Average precision by class"]
     assert page.texts_in("h1") == ["A run"]
@@ -164,7 +164,7 @@ def test_a_higher_value_is_drawn_higher(tmp_path):
 def test_undefined_numbers_show_as_a_dash_and_leave_the_curves(tmp_path):
     write_csv(tmp_path, "0,0,4.0,,,,5.0,-1.0,-1.0")
     numbers = {"val/map": -1.0, "val/map_50": 0.5, "val/mar_small": -1, "val/map_large": float("nan")}
-    page = report(tmp_path, numbers=numbers, per_class={"cat": -1.0, "dog": 0.5}, per_class_50={"cat": -1.0, "dog": 1})
+    page = report(tmp_path, numbers=numbers, bars={"cat": -1.0, "dog": 0.5}, ticks={"cat": -1.0, "dog": 1})
     assert "-1" not in page.text
     assert "nan" not in page.text
     assert page.texts_in("b").count("\u2013") == 2  # AP and the class
@@ -183,7 +183,7 @@ def test_names_are_text_and_nothing_else(tmp_path):
         title=NASTY,
         facts={NASTY: NASTY},
         numbers={f"val/{NASTY}": 0.5},
-        per_class={NASTY: 0.5},
+        bars={NASTY: 0.5},
         commands=[["mnvision", "eval", f"ckpt={NASTY}"]],
     )
     assert page.texts_in("h1") == [NASTY]
@@ -211,7 +211,7 @@ def test_commands_can_be_pasted_into_a_shell(tmp_path):
 def test_many_classes_are_sorted_and_stay_small(tmp_path):
     values = np.random.default_rng(0).permutation(80) / 100
     per_class = {f"class {index}": float(value) for index, value in enumerate(values)} | {"absent": -1.0}
-    page = report(tmp_path, per_class=per_class, per_class_50={name: value / 2 for name, value in per_class.items()})
+    page = report(tmp_path, bars=per_class, ticks={name: value / 2 for name, value in per_class.items()})
     assert len(page.html) < 40_000
     shown = page.texts_in("b")
     assert shown == [f"{value / 100:.3f}" for value in range(79, -1, -1)] + ["\u2013"]
@@ -225,7 +225,7 @@ def test_many_classes_are_sorted_and_stay_small(tmp_path):
 
 
 def test_bars_stay_inside_where_nothing_was_found(tmp_path):
-    page = report(tmp_path, per_class={"cat": 0.0, "dog": 0.0})
+    page = report(tmp_path, bars={"cat": 0.0, "dog": 0.0})
     assert [found["style"] for found in page.find("s") if found] == ["width:0.0%"] * 2
 
 
@@ -270,6 +270,6 @@ def test_the_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mnvision.files.os.replace", fail)
     with pytest.raises(UserError, match=r"report\.html: No space left"):
-        write_report(tmp_path, title="second", facts={}, numbers={}, per_class={})
+        write_report(tmp_path, title="second", facts={}, numbers={}, bars={})
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert "first" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from mnvision.backbones.inverted_residual import Plan
+from mnvision.backbones.mobilenet_cifar import DEPTHS as CIFAR_DEPTHS
+from mnvision.backbones.mobilenet_cifar import cifar_blocks
 from mnvision.backbones.mobilenet_v1 import BLOCKS, STEM
 from mnvision.backbones.mobilenet_v2 import plan_v2
 from mnvision.backbones.mobilenet_v3 import plan_v3
 from mnvision.backbones.mobilenet_v4_plans import PLANS as V4_PLANS
 from mnvision.backbones.mobilenet_v4_plans import weight_shapes
+from mnvision.backbones.squeezenet import PLANS as SQUEEZENETS
+from mnvision.backbones.squeezenet import fire_widths
 
 SHALLOW_BLOCKS = BLOCKS[:6] + BLOCKS[11:]
 # Settings of V2 and V3 but for alpha -> the body at an alpha.
@@ -44,14 +48,19 @@ def task_of(names: Mapping[str, Any]) -> str:
 
 
 def architecture_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Name, alpha and further options of the MobileNet V1 to V4 among these arrays, and the form of an SSD.
+    """Name, alpha and further options of the backbone of ours among these arrays, and the form of an SSD.
 
     Where several alphas give the same widths, as rounding to multiples of 8 has it, the roundest one is told.
 
     Returns:
         The settings that the shapes tell; without a name for another family of backbones.
     """
-    settings = _inverted(tensors) if "backbone.blocks.0.project.conv.weight" in tensors else _v1(tensors)
+    if "backbone.blocks.0.project.conv.weight" in tensors:
+        settings = _inverted(tensors)
+    elif "backbone.blocks.0.expand1x1.conv.weight" in tensors:
+        settings = _squeezenet(tensors)
+    else:
+        settings = _v1(tensors)
     settings = settings or _v4(tensors)
     if task_of(tensors) == "ssd":
         shared = "heads.classes.predictor.weight" in tensors
@@ -62,19 +71,41 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _v1(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     stem = tensors.get("backbone.stem.conv.weight")
-    widths: list[int] = []
-    full = "backbone.blocks.0.conv.weight" in tensors
-    part = "conv.weight" if full else "pointwise.conv.weight"
-    while (weight := tensors.get(f"backbone.blocks.{len(widths)}.{part}")) is not None:
-        widths.append(len(weight))
-    blocks = {13: BLOCKS, 8: SHALLOW_BLOCKS}.get(len(widths))
-    if stem is None or blocks is None:
+    kinds = {"conv": "full_conv", "lateral.conv": "flattened", "pointwise.conv": "standard"}
+    part = next((part for part in kinds if f"backbone.blocks.0.{part}.weight" in tensors), "")
+    widths = _block_widths(tensors, part)
+    settings: dict[str, Any] = {"name": "mobilenet_v1", "variant": kinds.get(part)}
+    blocks: Sequence[tuple[int, int]] = BLOCKS
+    if part == "pointwise.conv" and len(widths) in CIFAR_DEPTHS:
+        settings, blocks = {"name": "mobilenet_cifar", "blocks": len(widths)}, cifar_blocks(len(widths))
+    elif part == "pointwise.conv" and len(widths) == len(SHALLOW_BLOCKS):
+        settings["variant"], blocks = "shallow", SHALLOW_BLOCKS
+    if stem is None or len(widths) != len(blocks):
         return {}
     alpha = _alpha_of([len(stem), *widths], (STEM, *(channels for channels, _ in blocks)))
-    if alpha is None:
-        return {}
-    variant = "full_conv" if full else "standard" if blocks is BLOCKS else "shallow"
-    return {"name": "mobilenet_v1", "alpha": alpha, "variant": variant}
+    return {} if alpha is None else {"name": settings.pop("name"), "alpha": alpha} | settings
+
+
+def _block_widths(tensors: Mapping[str, Tensor], part: str) -> list[int]:
+    """Output channels of a layer that every block has, in order."""
+    widths: list[int] = []
+    while (weight := tensors.get(f"backbone.blocks.{len(widths)}.{part}.weight")) is not None:
+        widths.append(len(weight))
+    return widths
+
+
+def _squeezenet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    stem = tensors["backbone.stem.conv.weight"]
+    parts = ("squeeze.conv", "expand1x1.conv", "expand3x3.conv")
+    widths = [
+        width for block in zip(*(_block_widths(tensors, part) for part in parts), strict=False) for width in block
+    ]
+    for version, plan in SQUEEZENETS.items():
+        full = tuple(width for stage in plan.squeezed for squeezed in stage for width in fire_widths(squeezed))
+        if plan.kernel == stem.shape[-1] and len(full) == len(widths):
+            alpha = _alpha_of([len(stem), *widths], (plan.stem, *full))
+            return {} if alpha is None else {"name": "squeezenet", "alpha": alpha, "version": float(version)}
+    return {}
 
 
 def _alpha_of(widths: list[int], full: tuple[int, ...]) -> float | None:

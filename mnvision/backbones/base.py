@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -35,6 +35,10 @@ class Backbone(nn.Module):
         head_dropout: Share of the features that the family's classifier zeroes in training.
         frozen_stages: How many stages do not train, see ``freeze``.
         norm_policy: What BatchNorm does in the others.
+        scores_cells: Whether the family's classifier scores every cell of the last map and averages what is above 0,
+            as SqueezeNet's; else it averages the map and scores that.
+        rounds_up: Whether a map has ``ceil(S / stride)`` cells along a side, as ``map_sizes`` and so every detector
+            expects; False for a network that is for classification alone.
         sequential: Whether its stages, run one after the other, give the levels' maps.
         opaque: Whether its modules are not of our kinds: folding of BatchNorm and packing of weights leave it alone.
     """
@@ -42,6 +46,8 @@ class Backbone(nn.Module):
     head_width: int | None = None
     head_norm: bool = False
     head_dropout: float = 0.001
+    scores_cells: bool = False
+    rounds_up: bool = True
     sequential: bool = True
     opaque: bool = False
 
@@ -63,7 +69,10 @@ class Backbone(nn.Module):
         return max(int(channels * self.alpha), minimum)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map normalised float images [B, 3, H, W] to one [B, C_i, ceil(H/s_i), ceil(W/s_i)] per level."""
+        """Map normalised float images [B, 3, H, W] to one [B, C_i, ceil(H/s_i), ceil(W/s_i)] per level.
+
+        Where ``rounds_up`` is False a map may have fewer cells.
+        """
         raise NotImplementedError
 
     def freeze(self, stages: int = 0, *, norm: NormPolicy = "train") -> None:
@@ -122,21 +131,36 @@ def map_sizes(image_size: int, levels: Sequence[FeatureLevel]) -> list[int]:
 
 
 Builder = Callable[..., Backbone]
-_BUILDERS: dict[str, tuple[Builder, LayerOptions]] = {}
+# Options that a family has unless it is registered without them.
+COMMON_OPTIONS = ("padding", "activation", "norm_eps", "norm_momentum", "freeze", "norm")
 
 
-def register_backbone(name: str, *, options: LayerOptions) -> Callable[[Builder], Builder]:
+class Entry(NamedTuple):
+    """A family of backbones in the registry: its builder, its layer options, and the common options it lacks."""
+
+    builder: Builder
+    options: LayerOptions
+    without: frozenset[str]
+
+
+_BUILDERS: dict[str, Entry] = {}
+
+
+def register_backbone(
+    name: str, *, options: LayerOptions, without: Collection[str] = ()
+) -> Callable[[Builder], Builder]:
     """Add a builder to the registry; a name can be taken once.
 
     Args:
         name: What users type.
         options: The family's own layer options: they hold where the user gives none.
+        without: Those of ``COMMON_OPTIONS`` that mean nothing to the family; to give one is an error.
     """
 
     def add(builder: Builder) -> Builder:
         if name in _BUILDERS:
             raise ValueError(f"a backbone named {name!r} is registered already")
-        _BUILDERS[name] = (builder, options)
+        _BUILDERS[name] = Entry(builder, options, frozenset(without))
         return builder
 
     return add
@@ -151,7 +175,12 @@ def family_options(name: str) -> set[str]:
     """The options that a family of backbones alone has, such as ``variant``; none for an unknown name."""
     if name not in _BUILDERS:
         return set()
-    return {*inspect.signature(_BUILDERS[name][0]).parameters} - {"alpha", "options"}
+    return {*inspect.signature(_BUILDERS[name].builder).parameters} - {"alpha", "options"}
+
+
+def common_options(name: str) -> set[str]:
+    """Those of ``COMMON_OPTIONS`` that a backbone has; all of them for an unknown name."""
+    return {*COMMON_OPTIONS} - (_BUILDERS[name].without if name in _BUILDERS else set())
 
 
 def create_backbone(
@@ -201,14 +230,14 @@ def create_backbone(
         return backbone
     if name not in _BUILDERS:
         raise UserError(f"unknown backbone {name!r}{did_you_mean(name, _BUILDERS, most=3, known=True)}")
-    builder, own = _BUILDERS[name]
-    options = replace(own, **{key: value for key, value in given.items() if value is not None})
-    common = {*inspect.signature(create_backbone).parameters} - {"family"}
+    builder, own, without = _BUILDERS[name]
+    given = {key: value for key, value in given.items() if value is not None}
     known = family_options(name)
-    for key in family:
-        if key not in known:
-            hint = did_you_mean(key, known | common, most=3, known=True)
-            raise UserError(f"backbone {name} has no option {key!r}{hint}")
+    lacking = without & ({*given} | ({"norm"} if norm != "train" else set()))
+    for key in (*sorted(lacking), *(key for key in family if key not in known)):
+        common = {*inspect.signature(create_backbone).parameters} - {"family", *without}
+        raise UserError(f"backbone {name} has no option {key!r}{did_you_mean(key, known | common, most=3, known=True)}")
+    options = replace(own, **given)
     family = {key: value for key, value in family.items() if value is not None}
     backbone = builder(alpha=alpha, options=options, **family)
     backbone.freeze(freeze, norm=norm)

@@ -101,16 +101,17 @@ class LayerOptions:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, BatchNorm, and an activation unless ``activation="none"``.
+    """Convolution without bias, BatchNorm unless ``norm=False``, and an activation unless ``activation="none"``.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel: Side of the square kernel.
-        stride: Stride of the convolution.
+        kernel: Side of the square kernel, or its height and width.
+        stride: Stride of the convolution, or that of rows and that of columns.
         groups: ``in_channels`` for a depthwise convolution, 1 for a full one.
         options: Padding, activation and BatchNorm settings.
         activation: Another one than that of ``options``: a key of ``ACTIVATIONS``, or ``none``.
+        norm: Whether BatchNorm follows the convolution.
     """
 
     def __init__(
@@ -118,17 +119,22 @@ class ConvNormAct(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        kernel: int,
-        stride: int = 1,
+        kernel: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
         groups: int = 1,
         options: LayerOptions,
         activation: str | None = None,
+        norm: bool = True,
     ) -> None:
         super().__init__()
+        high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
         # At stride 1 and an odd kernel both paddings are the same operation.
-        conv = SameConv2d if options.padding == "same" and stride > 1 else nn.Conv2d
-        self.conv = conv(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
+        conv = SameConv2d if options.padding == "same" and stride not in (1, (1, 1)) else nn.Conv2d
+        zeros = (high // 2, wide // 2)
+        self.conv = conv(in_channels, out_channels, (high, wide), stride, zeros, groups=groups, bias=False)
+        self.norm: nn.Module = nn.Identity()
+        if norm:
+            self.norm = nn.BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
         kind = activation or options.activation
         self.activation = nn.Identity() if kind == "none" else ACTIVATIONS[kind]()
 
@@ -150,6 +156,42 @@ class SeparableConv(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""
         return self.pointwise(self.depthwise(input))
+
+
+class FlattenedConv(nn.Module):
+    """A full 3x3 convolution whose filters are products of three lines (Jin et al. 2014, arXiv:1412.5474).
+
+    A filter over C channels is a line across the channels, one down the rows and one along the columns, applied in this
+    order (lateral, vertical, horizontal): C + 3 + 3 weights in place of 9 C. At stride 2 the vertical line steps over
+    rows and the horizontal one over columns, so that the three together are exactly a strided convolution with filters
+    of rank one; the lateral line then runs on the map before the stride, four times as large.
+
+    As in the paper there is no activation between the lines. It adds a bias after each; we leave them out: without an
+    activation between them they only shift each channel (but for the borders), and the BatchNorm behind takes that out
+    again. BatchNorm and activation come once, where the full convolution has them. The paper's experiments put two such
+    triples in the place of a layer; here one stands for one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, options: LayerOptions) -> None:
+        super().__init__()
+        self.lateral = ConvNormAct(in_channels, out_channels, kernel=1, options=options, activation="none", norm=False)
+        self.vertical = ConvNormAct(
+            out_channels,
+            out_channels,
+            kernel=(3, 1),
+            stride=(stride, 1),
+            groups=out_channels,
+            options=options,
+            activation="none",
+            norm=False,
+        )
+        self.horizontal = ConvNormAct(
+            out_channels, out_channels, kernel=(1, 3), stride=(1, stride), groups=out_channels, options=options
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""
+        return self.horizontal(self.vertical(self.lateral(input)))
 
 
 def initialise(module: nn.Module) -> None:

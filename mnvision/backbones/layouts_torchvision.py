@@ -1,4 +1,4 @@
-"""torchvision's layout of MobileNet V2 and V3, classifier or body, and how it becomes our names."""
+"""torchvision's layout of MobileNet V2 and V3 and of SqueezeNet, classifier or body, and how it becomes our names."""
 
 from __future__ import annotations
 
@@ -18,20 +18,32 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 IMAGE_SIZE = 224
 
 # Their last linear layer is ours; V3 has one before it.
-_HEADS = {"mobilenet_v2": {"classifier.1": "head"}, "mobilenet_v3": {"classifier.0": "hidden", "classifier.3": "head"}}
+_HEADS = {
+    "mobilenet_v2": {"classifier.1": "head"},
+    "mobilenet_v3": {"classifier.0": "hidden", "classifier.3": "head"},
+    "squeezenet": {"classifier.1": "head"},
+}
+_FIRE = ("squeeze", "expand1x1", "expand3x3")
+# What messages call them.
+_CALLED = {"mobilenet_v2": "MobileNet V2 or V3", "mobilenet_v3": "MobileNet V2 or V3", "squeezenet": "SqueezeNet"}
 
 
 def is_torchvision(names: Mapping[str, object]) -> bool:
-    """Whether the array names are those of a MobileNet V2 or V3 of torchvision."""
-    return "features.0.0.weight" in names
+    """Whether the array names are those of a MobileNet V2 or V3 or of a SqueezeNet of torchvision."""
+    return "features.0.0.weight" in names or _is_squeezenet(names)
+
+
+def _is_squeezenet(names: Mapping[str, object]) -> bool:
+    return any(re.fullmatch(r"features\.\d+\.squeeze\.weight", name) for name in names)
 
 
 def from_torchvision(arrays: Mapping[str, Tensor]) -> Weights:
-    """Read the state dict of torchvision's ``mobilenet_v2``, ``mobilenet_v3_large`` or ``mobilenet_v3_small``.
+    """Read the state dict of torchvision's ``mobilenet_v2``, ``mobilenet_v3_*`` or ``squeezenet1_*``.
 
     Every array is used but the counters ``num_batches_tracked``, which nothing reads.
 
-    Source: the module names of torchvision.models.mobilenetv2 and mobilenetv3, and their published transforms.
+    Source: the module names of torchvision.models.mobilenetv2, mobilenetv3 and squeezenet, and their published
+    transforms.
 
     Args:
         arrays: By name; with or without the classifier.
@@ -40,8 +52,12 @@ def from_torchvision(arrays: Mapping[str, Tensor]) -> Weights:
         UserError: If the layers are those of another network, or of no width multiplier.
     """
     arrays = {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
-    family = "mobilenet_v2" if "features.1.conv.0.0.weight" in arrays else "mobilenet_v3"
-    modules = dict(_body(arrays, branch="conv" if family == "mobilenet_v2" else "block")) | _HEADS[family]
+    if _is_squeezenet(arrays):
+        family, modules = "squeezenet", dict(_fires(arrays))
+    else:
+        family = "mobilenet_v2" if "features.1.conv.0.0.weight" in arrays else "mobilenet_v3"
+        modules = dict(_body(arrays, branch="conv" if family == "mobilenet_v2" else "block"))
+    modules |= _HEADS[family]
     tensors: dict[str, Tensor] = {}
     unknown = []
     for name, array in arrays.items():
@@ -52,20 +68,37 @@ def from_torchvision(arrays: Mapping[str, Tensor]) -> Weights:
             unknown.append(name)
     if unknown:
         raise UserError(
-            f"the arrays are not those of torchvision's MobileNet V2 or V3: unexpected {first_names(unknown)}"
+            f"the arrays are not those of torchvision's {_CALLED[family]}: unexpected {first_names(unknown)}"
         )
+    if family == "squeezenet" and "head.weight" in tensors:
+        tensors["head.weight"] = tensors["head.weight"].flatten(1)  # a 1x1 convolution there
     settings = architecture_of(tensors)
     if "alpha" not in settings:
-        raise UserError("the layers' widths are those of torchvision's MobileNet V2 or V3 for no width multiplier")
-    options = V2 if family == "mobilenet_v2" else V3
-    settings |= {"padding": options.padding, "norm_eps": options.norm_eps, "mean": MEAN, "std": STD}
-    settings["image_size"] = IMAGE_SIZE
-    if family == "mobilenet_v2":  # the body of V3 has no choice
-        settings["activation"] = options.activation
+        raise UserError(f"the layers' widths are those of torchvision's {_CALLED[family]} for no width multiplier")
+    settings |= _options(family) | {"mean": MEAN, "std": STD, "image_size": IMAGE_SIZE}
     head = f"{len(tensors['head.bias'])} classes" if "head.bias" in tensors else "no classifier"
     return Weights(
         tensors, settings, description=f"torchvision layout, {settings['name']}, alpha {settings['alpha']:g}, {head}"
     )
+
+
+def _options(family: str) -> dict[str, object]:
+    """What a family's weights were trained with."""
+    if family == "squeezenet":
+        return {"activation": "relu"}
+    options = V2 if family == "mobilenet_v2" else V3
+    settings: dict[str, object] = {"padding": options.padding, "norm_eps": options.norm_eps}
+    # The body of V3 has no choice of its activation.
+    return settings | ({"activation": options.activation} if family == "mobilenet_v2" else {})
+
+
+def _fires(arrays: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Their name of each layer of a SqueezeNet's body -> ours; activations and poolings have numbers among theirs."""
+    yield "features.0", "backbone.stem.conv"
+    numbers = sorted({int(name.split(".")[1]) for name in arrays if re.match(r"features\.[1-9]\d*\.", name)})
+    for block, number in enumerate(numbers):
+        for part in _FIRE:
+            yield f"features.{number}.{part}", f"backbone.blocks.{block}.{part}.conv"
 
 
 def _body(arrays: Mapping[str, Tensor], *, branch: str) -> Iterator[tuple[str, str]]:

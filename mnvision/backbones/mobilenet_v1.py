@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mnvision.backbones.base import Backbone, register_backbone
-from mnvision.backbones.layers import ConvNormAct, LayerOptions, SeparableConv, initialise
+from mnvision.backbones.layers import ConvNormAct, FlattenedConv, LayerOptions, SeparableConv, initialise
 from mnvision.types import FeatureLevel, UserError
 
 STEM = 32
@@ -26,7 +26,7 @@ BLOCKS = (
     (1024, 2),
     (1024, 1),
 )
-VARIANTS = ("standard", "shallow", "full_conv")
+VARIANTS = ("standard", "shallow", "full_conv", "flattened")
 
 
 class MobileNetV1(Backbone):
@@ -34,8 +34,9 @@ class MobileNetV1(Backbone):
 
     Args:
         alpha: Width multiplier; every layer has ``max(int(channels * alpha), 8)`` channels.
-        variant: ``standard``; ``shallow`` (Table 5: without the five 512-channel blocks at 14x14); or ``full_conv``
-            (Table 4: each separable block is one full 3x3 convolution).
+        variant: ``standard``; ``shallow`` (Table 5: without the five 512-channel blocks at 14x14); ``full_conv``
+            (Table 4: each separable block is one full 3x3 convolution); or ``flattened`` (each is one flattened
+            convolution, see ``FlattenedConv``). The stem is a full convolution in all of them.
         options: Padding, activation and BatchNorm settings of every layer.
 
     Raises:
@@ -61,11 +62,7 @@ class MobileNetV1(Backbone):
                 self.stages.append([])
                 stride *= 2
             out = self.scale(width)
-            block: nn.Module = (
-                ConvNormAct(channels, out, kernel=3, stride=step, options=options)
-                if variant == "full_conv"
-                else SeparableConv(channels, out, stride=step, options=options)
-            )
+            block = _block(variant, channels, out, stride=step, options=options)
             self.blocks.append(block)
             self.stages[-1].append(block)
             channels = out
@@ -82,6 +79,13 @@ class MobileNetV1(Backbone):
             if index in self._level_ends:
                 maps.append(features)
         return maps
+
+
+def _block(variant: str, channels: int, out: int, *, stride: int, options: LayerOptions) -> nn.Module:
+    if variant == "full_conv":
+        return ConvNormAct(channels, out, kernel=3, stride=stride, options=options)
+    kind = FlattenedConv if variant == "flattened" else SeparableConv
+    return kind(channels, out, stride=stride, options=options)
 
 
 register_backbone("mobilenet_v1", options=LayerOptions())(MobileNetV1)

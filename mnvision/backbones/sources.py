@@ -53,16 +53,18 @@ def _keras_source(alpha: float, size: int) -> WeightSource:
     )
 
 
-def _torchvision_source(backbone: str, digits: str, recipe: str, *, default: bool) -> WeightSource:
+def _torchvision_source(
+    model: str, digits: str, recipe: str, *, default: bool, backbone: str | None = None
+) -> WeightSource:
     return WeightSource(
-        name=f"torchvision_{backbone}" + f"_{recipe.lower()}" * (not default),
-        url=f"{TORCHVISION_URL}{backbone}-{digits}.pth",
+        name=f"torchvision_{model}" + f"_{recipe.lower()}" * (not default),
+        url=f"{TORCHVISION_URL}{model}-{digits}.pth",
         sha256=digits,  # of which the file's name holds the first
         licence="BSD-3-Clause",
-        source=f"torchvision.models.{backbone}, {recipe}; ImageNet, 1000 classes",
+        source=f"torchvision.models.{model}, {recipe}; ImageNet, 1000 classes",
         alpha=1.0,
         image_size=224,
-        backbone=backbone,
+        backbone=backbone or model,
     )
 
 
@@ -92,6 +94,8 @@ SOURCES: dict[str, WeightSource] = {
         _torchvision_source("mobilenet_v3_large", "5c1a4163", "IMAGENET1K_V2", default=True),
         _torchvision_source("mobilenet_v3_large", "8738ca79", "IMAGENET1K_V1", default=False),
         _torchvision_source("mobilenet_v3_small", "047dcff4", "IMAGENET1K_V1", default=True),
+        _torchvision_source("squeezenet1_0", "b66bff10", "IMAGENET1K_V1", default=True, backbone="squeezenet"),
+        _torchvision_source("squeezenet1_1", "b8a52dc0", "IMAGENET1K_V1", default=True, backbone="squeezenet"),
         _timm_source("mobilenet_v1", "ra4_e3600_r224_in1k", 224),
         _timm_source("mobilenet_v1", "ra4_e3600_r224_in1k", 224, alpha=1.25),
         _timm_source("mobilenet_v4_conv_small", "e1200_r224_in1k", 224),

@@ -142,8 +142,8 @@ def _recognise(arrays: Mapping[str, Any], *, timm_model: str | None = None) -> W
         return from_torchvision(tensors)
     raise UserError(
         f"unknown layout: its {len(arrays)} arrays begin with {', '.join(list(arrays)[:3]) or 'none'}; known are "
-        "Keras' MobileNet V1, TensorFlow's SSD MobileNet V1 as .npz, torchvision's MobileNet V2 and V3, timm's V1 "
-        "and V4, and checkpoints of mnvision"
+        "Keras' MobileNet V1, TensorFlow's SSD MobileNet V1 as .npz, torchvision's MobileNet V2 and V3 and SqueezeNet, "
+        "timm's V1 and V4, and checkpoints of mnvision"
     )
 
 

@@ -25,7 +25,7 @@ class Parts(NamedTuple):
     min_area: float = 1.0
     randaugment: float = 0
     erasing: float = 0.0
-    colour: float = 0.0
+    color: float = 0.0
 
 
 POLICIES: dict[str, Parts] = {
@@ -34,10 +34,10 @@ POLICIES: dict[str, Parts] = {
     "crop": Parts(),
     # The MobileNet paper, section 3, limits the size of small crops and distorts less, but prints no number. 0.35 and
     # 0.4 are ours.
-    "light": Parts(min_area=0.35, colour=0.4),
+    "light": Parts(min_area=0.35, color=0.4),
     "strong": Parts(min_area=0.08, randaugment=3, erasing=0.25),
 }
-LIMITS = {"min_area": (0.0, 1.0), "randaugment": (0, 10), "erasing": (0.0, 1.0), "colour": (0.0, 2.0)}
+LIMITS = {"min_area": (0.0, 1.0), "randaugment": (0, 10), "erasing": (0.0, 1.0), "color": (0.0, 2.0)}
 
 
 class ClassTransform:
@@ -58,7 +58,7 @@ class ClassTransform:
         randaugment: Magnitude of RandAugment (arXiv 1909.13719), a whole number of 0..10; 0 is none of it. 3 is about
             torchvision's default, 9 of 30.
         erasing: Probability that a rectangle is erased, 0..1.
-        colour: Strength of `mnvision.data.transforms.photometric_distortion`, 0..2.
+        color: Strength of `mnvision.data.transforms.photometric_distortion`, 0..2.
         pad: Border of ``crop`` in pixels; None is an eighth of the size where ``crop_share`` is 1, and otherwise 0.
 
     Of the parts, None is the policy's own value.
@@ -75,20 +75,20 @@ class ClassTransform:
         min_area: float | None = None,
         randaugment: int | None = None,
         erasing: float | None = None,
-        colour: float | None = None,
+        color: float | None = None,
         pad: int | None = None,
     ):
         if policy not in get_args(ClassAugment):
             hint = did_you_mean(policy, get_args(ClassAugment), known=True)
             raise UserError(f"data.augment is {policy!r}, which is no policy of classification{hint}")
-        given = {"min_area": min_area, "randaugment": randaugment, "erasing": erasing, "colour": colour}
+        given = {"min_area": min_area, "randaugment": randaugment, "erasing": erasing, "color": color}
         self.policy, self.preprocessing, self.size = policy, preprocessing, preprocessing.size
         self.parts = _parts(policy, {name: value for name, value in given.items() if value is not None})
         if pad is not None and (policy != "crop" or pad < 0):
             raise UserError(f"pad is {pad} with data.augment={policy}. Expected 0 or more, and data.augment=crop")
         self.pad = (self.size // 8 if preprocessing.crop_share == 1 else 0) if pad is None else pad
         self.fill = tuple(round(channel) for channel in preprocessing.mean)
-        self._colours = photometric_distortion(self.parts.colour) if self.parts.colour > 0 else None
+        self._colors = photometric_distortion(self.parts.color) if self.parts.color > 0 else None
         self._randaugment = _randaugment(int(self.parts.randaugment), self.fill) if self.parts.randaugment else None
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> np.ndarray:
@@ -105,9 +105,9 @@ class ClassTransform:
         if self.policy != "none":
             image = views.mirror(image, rng=rng)
         if self._randaugment is not None:
-            image = self._augment(image, seed=int(rng.integers(2**63)))
-        if self._colours is not None:
-            image = distort(image, self._colours, rng=rng)
+            image = _change(image, self._randaugment, seed=int(rng.integers(2**63)))
+        if self._colors is not None:
+            image = distort(image, self._colors, rng=rng)
         if self.parts.erasing > 0 and rng.random() < self.parts.erasing:
             image = views.erase(image, fill=self.fill, rng=rng)
         return np.ascontiguousarray(image)
@@ -115,11 +115,10 @@ class ClassTransform:
     def _view(self, picture: Picture, rng: np.random.Generator) -> np.ndarray:
         if self.policy == "crop":
             return self._random_part(picture, rng)
-        if self.policy in ("light", "strong"):
-            window = views.random_resized_crop(picture.size, area=(self.parts.min_area, 1.0), rng=rng)
-        else:
-            window = views.central(picture.size, preprocessing=self.preprocessing)
-        return picture.cut(window, width=self.size, height=self.size, reduced=self.policy != "none")
+        if self.policy in ("none", "flip"):
+            return picture.fit(self.preprocessing)
+        window = views.random_resized_crop(picture.size, area=(self.parts.min_area, 1.0), rng=rng)
+        return picture.cut(window, width=self.size, height=self.size, reduced=True)
 
     def _random_part(self, picture: Picture, rng: np.random.Generator) -> np.ndarray:
         height, width = picture.size
@@ -130,13 +129,6 @@ class ClassTransform:
             down = across = side
         image = picture.cut(Window(0, 0, width, height), width=across, height=down, reduced=True)
         return views.pad_and_crop(image, size=self.size, pad=self.pad, fill=self.fill, rng=rng)
-
-    def _augment(self, image: np.ndarray, *, seed: int) -> np.ndarray:
-        # torchvision draws from torch's global generator: seeded here, and put back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            changed = self._randaugment(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
-        return changed.permute(1, 2, 0).numpy()
 
 
 def _parts(policy: str, given: dict[str, float]) -> Parts:
@@ -152,6 +144,14 @@ def _parts(policy: str, given: dict[str, float]) -> Parts:
     if "min_area" in given and policy not in ("light", "strong"):
         raise UserError(f"min_area is set, but data.augment={policy} cuts no part of random area: use light or strong")
     return POLICIES[policy]._replace(**given)
+
+
+def _change(image: np.ndarray, change: torch.nn.Module, *, seed: int) -> np.ndarray:
+    # torchvision draws from torch's global generator: seeded here, and put back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        changed = change(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+    return changed.permute(1, 2, 0).numpy()
 
 
 def _randaugment(magnitude: int, fill: tuple[int, ...]) -> torch.nn.Module:

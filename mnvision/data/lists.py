@@ -151,7 +151,7 @@ def _places(header: list[str], *, columns: Columns, file: Path) -> dict[str, int
             raise file_error(
                 file,
                 f"has no column {name!r} in its first line; expected a header. Its columns: {', '.join(header)}"
-                f"{did_you_mean(name, header)} Name them in data.columns; a label of null means that there is none",
+                f"{did_you_mean(name, header)} Name them in data.file_column, data.label_column and data.split_column",
             )
     box = [name for name in columns.box if name in place]
     if 0 < len(box) < 4:

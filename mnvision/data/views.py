@@ -9,20 +9,9 @@ import cv2
 import numpy as np
 
 from mnvision.data.windows import Window
-from mnvision.types import Preprocessing
 
 ASPECTS = (3 / 4, 4 / 3)  # width over height
 TRIES = 10
-
-
-def central(size: tuple[int, int], *, preprocessing: Preprocessing) -> Window:
-    """The part of a picture that evaluation and prediction look at: its centre, as ``preprocessing`` says."""
-    height, width = size
-    share, shorter = preprocessing.crop_share, min(size)
-    across = max(round(share * (shorter if preprocessing.fit == "crop" else width)), 1)
-    down = max(round(share * (shorter if preprocessing.fit == "crop" else height)), 1)
-    left, top = (width - across) // 2, (height - down) // 2
-    return Window(left, top, left + across, top + down)
 
 
 def random_resized_crop(

@@ -17,7 +17,9 @@ class Classifier(TaskModel):
     """The papers' classification networks from the average pooling on.
 
     V1 and V2 have one fully connected layer; V3 has a hidden one with hard swish before it (arXiv:1905.02244, section
-    5.1), V4 a 1x1 convolution with BatchNorm: ``backbone.head_width`` and ``backbone.head_norm`` tell.
+    5.1), V4 a 1x1 convolution with BatchNorm: ``backbone.head_width`` and ``backbone.head_norm`` tell. With
+    ``backbone.scores_cells``, SqueezeNet's, the layer scores every cell of the map, negative scores become 0, and the
+    mean comes last (arXiv:1602.07360).
 
     Args:
         backbone: Any backbone; its last level is used.
@@ -45,6 +47,9 @@ class Classifier(TaskModel):
         elif width is not None:
             self.hidden = nn.Linear(pooled, width)
         self.head = nn.Linear(width or pooled, num_classes)
+        if backbone.scores_cells:  # as its authors and torchvision start it
+            nn.init.normal_(self.head.weight, std=0.01)
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W], uint8 or float in 0..255, to logits [B, K]."""
@@ -52,6 +57,9 @@ class Classifier(TaskModel):
 
     def classify(self, features: Tensor) -> Tensor:
         """Map the backbone's last map [B, C, H, W] to logits [B, K]."""
+        if self.backbone.scores_cells:
+            cells = features.permute(0, 2, 3, 1)  # [B, H, W, C]: the layer is a 1x1 convolution
+            return F.relu(self.head(self.dropout(cells))).mean(dim=(1, 2))
         features = features.mean(dim=(2, 3), keepdim=True)
         if self.backbone.head_norm and self.hidden is not None:
             features = self.hidden(features)

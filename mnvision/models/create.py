@@ -17,7 +17,7 @@ from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.models.ssd import LOSSES, SSD
-from mnvision.ops.resolution import input_size
+from mnvision.ops.resolution import input_size, stride_of
 from mnvision.types import Fit, Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -148,6 +148,7 @@ def create_model(
         form=(task_options or {}).get("form"),
         fit=fit,
         crop_share=crop_share,
+        backbone="" if timm_model else backbone,
     )
     preprocessing = replace(
         preprocessing,
@@ -182,6 +183,7 @@ def resolve_preprocessing(
     form: str | None = None,
     fit: Fit | None = None,
     crop_share: float | None = None,
+    backbone: str = "",
 ) -> Preprocessing:
     """How pictures are fitted to a model's input; mean and standard deviation are left open.
 
@@ -198,6 +200,7 @@ def resolve_preprocessing(
         form: The task's form that the user asks for; by default that of the weights.
         fit: What the user asks for; by default as the weights, else the task's own.
         crop_share: Likewise.
+        backbone: Its name, which tells the stride that the side is rounded to; 32 without it.
 
     Raises:
         UserError: If the weights cannot be read, the side is less than a stride of the network, or ``rho`` would have
@@ -218,7 +221,7 @@ def resolve_preprocessing(
     else:
         form = form or settings.get("form")
         own = FORM_SIZES.get((task, form or ""), IMAGE_SIZES.get(task, 224))
-        size = input_size(image_size or preferred_size or own, rho)
+        size = input_size(image_size or preferred_size or own, rho, stride=stride_of(backbone))
     return Preprocessing(size, fit=fit, crop_share=crop_share)
 
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from mnvision.errors import UserError
-from mnvision.ops.image import decode_image, read_bytes, stretch
+from mnvision.ops.image import decode_image, read_bytes, resize_image, stretch
 from mnvision.ops.jpeg import jpeg_header
+from mnvision.types import Preprocessing
 
 Corners = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels
 
@@ -105,6 +106,24 @@ class Picture:
             part = cv2.resize(part, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
         return resize_smoothly(part, width=width, height=height)
 
+    def pixels(self) -> np.ndarray:
+        """All of it, decoded: uint8 [H, W, 3] RGB."""
+        left, top, right, bottom = self._part
+        return self._decoded()[top:bottom, left:right]
+
+    def fit(self, preprocessing: Preprocessing) -> np.ndarray:
+        """What evaluation and prediction see of it: the same for a file and for its pixels.
+
+        With ``fit="stretch"`` there is no averaging: see `mnvision.ops.image.resize_image`.
+
+        Returns:
+            uint8 [size, size, 3] RGB.
+        """
+        left, top, right, bottom = window = shown_window(self.size, preprocessing)
+        if preprocessing.fit == "stretch":
+            return resize_image(self.pixels()[top:bottom, left:right], preprocessing.size)
+        return self.cut(window, width=preprocessing.size, height=preprocessing.size)
+
     def _decoded(self) -> np.ndarray:
         """The whole picture, uint8 [H, W, 3] RGB."""
         if self._pixels is None:
@@ -128,6 +147,24 @@ class Picture:
             return None  # decoding it in full raises what a user can read
         expected = tuple(-(-side // factor) for side in self._full)
         return small if small is not None and small.shape[:2] == expected else None
+
+
+def shown_window(size: tuple[int, int], preprocessing: Preprocessing) -> Corners:
+    """The part of a picture that evaluation and prediction look at: its centre, as ``preprocessing`` says.
+
+    Args:
+        size: (height, width) in pixels.
+        preprocessing: See there.
+
+    >>> shown_window((300, 400), Preprocessing(224, fit="crop", crop_share=0.875))
+    (69, 19, 331, 281)
+    """
+    height, width = size
+    share, shorter = preprocessing.crop_share, min(size)
+    across = max(round(share * (shorter if preprocessing.fit == "crop" else width)), 1)
+    down = max(round(share * (shorter if preprocessing.fit == "crop" else height)), 1)
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
 
 
 def resize_smoothly(image: np.ndarray, *, width: int, height: int) -> np.ndarray:

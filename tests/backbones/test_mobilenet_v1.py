@@ -100,7 +100,7 @@ def test_no_decay_on_depthwise_filters_norms_and_biases():
     [
         ({"name": "mobilenet_v11"}, "did you mean mobilenet_v"),
         ({"alpha": 0.0}, "alpha must be above 0"),
-        ({"variant": "deep"}, "standard, shallow, full_conv"),
+        ({"variant": "deep"}, "standard, shallow, full_conv, flattened"),
         ({"padding": "valid"}, "symmetric, same"),
         ({"activation": "swish"}, "relu, relu6"),
         ({"freeze": 6}, "0 to 5"),

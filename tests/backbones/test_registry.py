@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 from mnvision import create_model, schema
 from mnvision.backbones import Backbone, create_backbone, list_backbones, register_backbone
-from mnvision.backbones.base import family_options
+from mnvision.backbones.base import COMMON_OPTIONS, common_options, family_options
 from mnvision.backbones.folding import fold_batchnorm
-from mnvision.backbones.layers import LayerOptions, parameters_without_decay
+from mnvision.backbones.layers import PADDINGS, LayerOptions, parameters_without_decay
 from mnvision.backbones.weights import load_weights, read_weights
 from mnvision.errors import UserError
 from mnvision.inference import PackedConv, can_pack, for_inference
 from mnvision.models.base import TaskModel
+from mnvision.ops.resolution import stride_of
 
 NAMES = list_backbones()
 ALPHAS = [0.25, 0.5]
+# For classification alone: a map may have fewer than ceil(S / stride) cells.
+ROUNDED = [name for name in NAMES if name != "squeezenet"]
+WITHOUT_NORM = WITHOUT_DEPTHWISE = ("squeezenet",)
+PADDED = [(name, padding) for name in NAMES if "padding" in common_options(name) for padding in PADDINGS]
+PADDED += [(name, None) for name in NAMES if "padding" not in common_options(name)]
 TAPS = [(name, taps) for name in NAMES if "taps" in family_options(name) for taps in ("expansions", "strided")]
 every = pytest.mark.parametrize("name", NAMES)
 wide = pytest.mark.parametrize("alpha", ALPHAS)
@@ -51,20 +57,24 @@ def check_levels(backbone: Backbone, size: int) -> None:
     strides = [level.stride for level in backbone.levels]
     assert strides == sorted(strides)
     maps = backbone(images(size, batch=1))
-    for level, features in zip(backbone.levels, maps, strict=True):
-        side = -(-size // level.stride)
+    larger = backbone(images(size + strides[-1], batch=1))
+    for level, features, more in zip(backbone.levels, maps, larger, strict=True):
+        side = features.shape[-1]
         assert features.shape == (1, level.channels, side, side)
+        assert side == -(-size // level.stride) or (not backbone.rounds_up and 0 < side < -(-size // level.stride))
+        assert more.shape[-1] == side + strides[-1] // level.stride  # the stride is that of the cells
         assert torch.isfinite(features).all()
         assert features.std() > 0
 
 
-@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize(("name", "padding"), PADDED)
 @wide
-@every
 @torch.no_grad()
 def test_channels_and_strides_are_the_real_ones(name, alpha, padding):
     backbone = create_backbone(name, alpha=alpha, padding=padding).eval()
-    assert (backbone.name, backbone.alpha, backbone.options.padding) == (name, alpha, padding)
+    assert (backbone.name, backbone.alpha, backbone.options.padding) == (name, alpha, padding or "symmetric")
+    assert backbone.rounds_up == (name in ROUNDED)
+    assert backbone.levels[-1].stride == stride_of(name)
     for size in (64, 65, 97):
         check_levels(backbone, size)
 
@@ -113,9 +123,11 @@ def test_the_stages_are_the_backbone(name):
     assert all(backbone.stages)
 
 
-@pytest.mark.parametrize("stages", [2, 5])
+@pytest.mark.parametrize("stages", [1, 2, 5])
 @every
 def test_a_step_changes_nothing_that_is_frozen(name, stages):
+    with torch.device("meta"):
+        stages = min(stages, len(create_backbone(name, alpha=0.25).stages))
     backbone = create_backbone(name, alpha=0.25, freeze=stages).train()
     frozen = nn.ModuleList(part for stage in backbone.stages[:stages] for part in stage)
     free = nn.ModuleList(part for stage in backbone.stages[stages:] for part in stage)
@@ -135,6 +147,11 @@ def test_a_step_changes_nothing_that_is_frozen(name, stages):
 @pytest.mark.parametrize("norm", ["freeze_statistics", "freeze"])
 @every
 def test_norms_hold_what_their_policy_says(name, norm):
+    if name in WITHOUT_NORM:
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in create_backbone(name, alpha=0.25).modules())
+        with pytest.raises(UserError, match=f"backbone {name} has no option 'norm'; "):
+            create_backbone(name, alpha=0.25, norm=norm)
+        return
     backbone = create_backbone(name, alpha=0.25, norm=norm).train()
     before = copy.deepcopy(backbone.state_dict())
     norms = {key: part for key, part in backbone.named_modules() if isinstance(part, nn.BatchNorm2d)}
@@ -152,8 +169,7 @@ def holds(module: nn.Module) -> bool:
     return isinstance(getattr(module, "conv", None), nn.Conv2d) and hasattr(module, "norm")
 
 
-@pytest.mark.parametrize("padding", ["symmetric", "same"])
-@every
+@pytest.mark.parametrize(("name", "padding"), PADDED)
 @torch.no_grad()
 def test_folded_and_packed_networks_compute_the_same(name, padding):
     model = classifier(name, alpha=0.25, padding=padding).eval()
@@ -181,7 +197,7 @@ def test_depthwise_filters_are_spared_weight_decay(name):
     spared = parameters_without_decay(backbone)
     filters = [part.weight for part in backbone.modules() if isinstance(part, nn.Conv2d)]
     depthwise = [weight for weight in filters if weight.shape[1] == 1]
-    assert depthwise
+    assert bool(depthwise) == (name not in WITHOUT_DEPTHWISE)
     assert set(depthwise) <= spared
     assert not spared & {weight for weight in filters if weight.shape[1] > 1}
 
@@ -203,7 +219,30 @@ def test_weights_go_to_a_file_and_back(name, tmp_path):
 def test_the_configuration_offers_all_that_the_family_has(name):
     keys = set(schema.fields(schema.SECTIONS["backbone"][name]))
     own = {"weights", "rho", "name", "alpha"}  # of the configuration, not of a builder
-    assert keys == own | family_options(name) | {"padding", "activation", "norm_eps", "norm_momentum", "freeze", "norm"}
+    assert keys == own | family_options(name) | common_options(name)
+    highest = schema.fields(schema.SECTIONS["backbone"][name])["freeze"].__metadata__[0].high
+    with torch.device("meta"):
+        assert len(create_backbone(name, alpha=0.25).stages) == highest
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in NAMES for option in {*COMMON_OPTIONS} - common_options(name)]
+)
+def test_options_that_mean_nothing_to_a_family_are_refused(name, option):
+    value = {"padding": "same", "norm": "freeze"}.get(option, 0.5)
+    with pytest.raises(UserError, match=f"backbone {name} has no option '{option}'"):
+        create_backbone(name, **{option: value})
+
+
+@pytest.mark.parametrize("task", ["ssd", "faster_rcnn"])
+@every
+def test_detectors_take_what_has_their_strides_and_refuse_the_others(name, task):
+    with torch.device("meta"):
+        fit = {16, 32} <= {level.stride for level in create_backbone(name, alpha=0.25).levels}
+    assert fit == (name not in ("mobilenet_cifar", "squeezenet"))
+    if not fit:
+        with pytest.raises(UserError, match=rf"maps at strides \(16, 32\); {name} has "):
+            create_model(task, backbone=name, alpha=0.25, image_size=64, num_classes=2)
 
 
 @every

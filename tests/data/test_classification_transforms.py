@@ -112,7 +112,7 @@ def test_each_part_acts_when_it_is_set():
     picture = Picture.from_array(np.full((64, 64, 3), 60, np.uint8))
     erased = ClassTransform("flip", preprocessing=WHOLE, erasing=1.0)(picture, rng())
     assert set(map(tuple, erased.reshape(-1, 3).tolist())) == {(60, 60, 60), (120, 110, 100)}
-    for options in ({"colour": 1.0}, {"randaugment": 9}):
+    for options in ({"color": 1.0}, {"randaugment": 9}):
         transform = ClassTransform("flip", preprocessing=WHOLE, **options)
         assert any((transform(picture, rng(k)) != 60).any() for k in range(20)), options
     assert ClassTransform("strong", preprocessing=WHOLE, randaugment=0, erasing=0)(picture, rng()).tolist() == (

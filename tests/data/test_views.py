@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mnvision.data import views
+from mnvision.ops.picture import shown_window
 from mnvision.types import Preprocessing
 
 
@@ -22,11 +23,11 @@ def rng(seed: int = 0) -> np.random.Generator:
 )
 def test_central(fit, share, expected):
     preprocessing = Preprocessing(size=32, fit=fit, crop_share=share)
-    assert views.central((400, 600), preprocessing=preprocessing) == expected
+    assert shown_window((400, 600), preprocessing) == expected
 
 
 def test_central_of_a_tiny_picture_is_a_pixel():
-    assert views.central((1, 3), preprocessing=Preprocessing(size=32, fit="crop", crop_share=0.2)) == (1, 0, 2, 1)
+    assert shown_window((1, 3), Preprocessing(size=32, fit="crop", crop_share=0.2)) == (1, 0, 2, 1)
 
 
 def test_random_resized_crop_covers_its_ranges_evenly_and_stays_inside():

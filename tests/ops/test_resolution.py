@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mnvision.errors import UserError
-from mnvision.ops.resolution import input_size
+from mnvision.ops.resolution import input_size, stride_of
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,29 @@ def test_golden_sizes(image_size, rho, expected):
 def test_too_small_is_refused():
     with pytest.raises(UserError, match="less than the stride of 32"):
         input_size(32, 0.3)
+    with pytest.raises(UserError, match="28 pixels are less than the stride of 32: use a larger image_size"):
+        input_size(28, 1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "rho", "expected"),
+    [
+        ("mobilenet_cifar", 28, 1, 28),
+        ("mobilenet_cifar", 30, 1, 30),
+        ("mobilenet_cifar", 28, 0.857, 24),
+        ("mobilenet_cifar", 4, 1, 4),
+        ("squeezenet", 227, 1, 227),
+        ("squeezenet", 224, 0.5, 112),
+        ("mobilenet_v1", 224, 0.5, 128),  # 112 is three and a half strides
+        ("unknown", 224, 0.5, 128),
+    ],
+)
+def test_the_stride_of_the_network_decides(backbone, size, rho, expected):
+    assert input_size(size, rho, stride=stride_of(backbone)) == expected
+
+
+def test_less_than_a_small_stride_is_refused():
+    with pytest.raises(
+        UserError, match=r"rho 0\.05 of 28 pixels is 1\.4 pixels, less than the stride of 4: use a larger"
+    ):
+        input_size(28, 0.05, stride=4)
