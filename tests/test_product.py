@@ -1,4 +1,4 @@
-"""The promise of the shared registry: every form of every detector on every backbone, at two widths, end to end."""
+"""The promise of the shared registry: every form of every task on every backbone, at two widths, end to end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.runs import DATA, TRAINER, configure
 
 FORMS = [("ssd", "paper"), ("ssd", "lite"), ("ssd", "fpn"), ("faster_rcnn", "c4"), ("faster_rcnn", "fpn")]
 STEP = (
-    *("trainer.max_epochs=1", "trainer.limit_train_batches=1", "task.image_size=64", "task.score_threshold=0"),
+    *("trainer.max_epochs=1", "trainer.limit_train_batches=1", "task.image_size=64"),
     "optimizer.lr=0.0001",  # a fresh network survives one step of it
 )
 # Few regions, none of them too unlikely: quick, and there is always something to compare.
@@ -27,36 +27,69 @@ def root(tmp_path_factory) -> str:
     return f"data.root={tmp_path_factory.mktemp('shapes')}"
 
 
-# The width of a timm model stands in its name.
-TIMM = {0.25: "mobilenetv3_small_050", 0.5: "mobilenetv3_small_075"}
+# The width of a timm model stands in its name, and SqueezeNet has one alone.
+TIMM = {"narrow": "mobilenetv3_small_050", "wide": "mobilenetv3_small_075"}
+LARGE = tuple(f"mobilenet_v4_{name}" for name in ("conv_medium", "conv_large", "hybrid_medium", "hybrid_large"))
+    "mobilenet_v4_conv_medium",
+    "mobilenet_v4_conv_large",
+    "mobilenet_v4_hybrid_medium",
+    "mobilenet_v4_hybrid_large",
+)
+FOR_CLASSES_ALONE = ("mobilenet_cifar", "squeezenet")
+DETECTORS = [name for name in list_backbones() if name not in FOR_CLASSES_ALONE]
 
 
-@pytest.mark.parametrize("alpha", [0.25, 0.5])
-@pytest.mark.parametrize("backbone", [*list_backbones(), "timm"])
-@pytest.mark.parametrize(("task", "form"), FORMS)
-def test_trains_evaluates_saves_loads_and_predicts_the_same(task, form, backbone, alpha, root, tmp_path):
-    width = f"backbone.name={TIMM[alpha]}" if backbone == "timm" else f"backbone.alpha={alpha}"
-    words = (f"task={task}", f"task.form={form}", f"backbone={backbone}", width, root)
-    words += REGIONS if task == "faster_rcnn" else ()
-    words += () if backbone == "timm" else ("backbone.norm_momentum=1.0",)  # statistics that fit after one step
+def width_of(backbone: str, width: str) -> str:
+    if backbone == "timm":
+        return f"backbone.name={TIMM[width]}"
+    if backbone == "squeezenet":
+        return "backbone.version='1.0'" if width == "wide" else "backbone.version='1.1'"
+    return f"backbone.alpha={(0.25 if width == 'wide' else 0.125) * (1 if backbone in LARGE else 2)}"
+
+
+def train_and_measure_again(words: tuple[str, ...], tmp_path) -> str:
+    """Train one step and evaluate twice: the same numbers and predictions; returns the checkpoint."""
     folder = tmp_path / "run"
-    if (backbone, form) == ("timm", "c4"):  # whose stages cannot be run one by one
-        with pytest.raises(UserError, match="task.form=c4"):
-            run.train(configure("train", *DATA, *TRAINER, *STEP, *words, f"output_dir={folder}"))
-        return
     trained = run.train(configure("train", *DATA, *TRAINER, *STEP, *words, f"output_dir={folder}"))
     assert np.isfinite(trained["val/loss"])
-
     ckpt = folder / "checkpoints" / "last.ckpt"
     again = run.evaluate(configure("eval", *TRAINER, f"ckpt={ckpt}", f"output_dir={tmp_path / 'eval'}"))
     assert again["val/loss"] == pytest.approx(trained["val/loss"], rel=1e-5)
     first, second = (json.loads((place / "predictions.json").read_text()) for place in (folder, tmp_path / "eval"))
     assert first
     assert first == second
+    return str(ckpt)
 
+
+@pytest.mark.parametrize("width", ["narrow", "wide"])
+@pytest.mark.parametrize("backbone", [*DETECTORS, *FOR_CLASSES_ALONE, "timm"])
+def test_classifiers(backbone, width, root, tmp_path):
+    words = ("task=classify", f"backbone={backbone}", width_of(backbone, width), root)
+    ckpt = train_and_measure_again(words, tmp_path)
+    model = load_model(ckpt)
+    assert model.spec.task == "classify"
+    picture = np.random.default_rng(0).integers(0, 256, (48, 72, 3), dtype=np.uint8)
+    found, twice = model.predict([picture]), load_model(ckpt).predict([picture])
+    assert found.sum().item() == pytest.approx(1, rel=1e-5)
+    torch.testing.assert_close(found, twice, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("width", ["narrow", "wide"])
+@pytest.mark.parametrize("backbone", [*DETECTORS, "timm"])
+@pytest.mark.parametrize(("task", "form"), FORMS)
+def test_detectors(task, form, backbone, width, root, tmp_path):
+    words = (f"task={task}", f"task.form={form}", f"backbone={backbone}", width_of(backbone, width), root)
+    words += ("task.score_threshold=0",)
+    words += REGIONS if task == "faster_rcnn" else ()
+    words += () if backbone == "timm" else ("backbone.norm_momentum=1.0",)  # statistics that fit after one step
+    if (backbone, form) == ("timm", "c4"):  # whose stages cannot be run one by one
+        with pytest.raises(UserError, match="task.form=c4"):
+            run.train(configure("train", *DATA, *TRAINER, *STEP, *words, f"output_dir={tmp_path}"))
+        return
+    ckpt = train_and_measure_again(words, tmp_path)
     model = load_model(ckpt)
     assert (model.spec.task, model.form) == (task, form)
-    assert model.spec.backbone_options["name"] == (TIMM[alpha] if backbone == "timm" else backbone)
+    assert model.spec.backbone_options["name"] == (TIMM[width] if backbone == "timm" else backbone)
     picture = np.random.default_rng(0).integers(0, 256, (48, 72, 3), dtype=np.uint8)
     with torch.no_grad():
         found = model.predict([picture], score_threshold=0.0)[0]

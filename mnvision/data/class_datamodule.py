@@ -24,6 +24,8 @@ from mnvision.types import LabelledPictures, Preprocessing
 
 log = logging.getLogger(__name__)
 
+SHAPE_MARGIN = 0.15  # of shape_crops: evaluation shows 0.875 of it, and so the whole shape
+
 
 class ClassDataModule(LightningDataModule):
     """Training, validation and test pictures with one class each.
@@ -104,7 +106,7 @@ class ClassDataModule(LightningDataModule):
         self.bad_images = bad_images
         # A picture of shape_crops is nothing but a box.
         boxed = crop_to_box or name == "shape_crops"
-        self._margin = box_margin if boxed else None
+        self._margin = SHAPE_MARGIN if name == "shape_crops" else box_margin if crop_to_box else None
         self._classes = None if classes is None else tuple(classes)
         self._class_table = class_table
         self._val_share, self._split_seed = val_share, split_seed

@@ -136,7 +136,7 @@ def _cifar(read: Callable[..., LabelledPictures]) -> Callable[[Request], Labelle
 
 
 def _read_shape_crops(asked: Request) -> LabelledPictures:
-    """Every box of the generated scenes as a picture of its own."""
+    """Every box of the generated scenes, made square, as a picture of its own."""
     if asked.split == "test":
         raise UserError("split=test: the generated data set has the splits train, val")
     folder = asked.root / asked.split
@@ -144,7 +144,13 @@ def _read_shape_crops(asked: Request) -> LabelledPictures:
     rows = np.flatnonzero(scenes.usable)
     pictures = np.repeat(np.arange(len(scenes)), np.diff(scenes.offsets))[rows]
     names = [f"{asked.split}/{scenes.file_name(picture)}".encode() for picture in pictures.tolist()]
-    return LabelledPictures(np.array(names), scenes.labels[rows] - 1, scenes.classes, scenes.boxes[rows])
+    return LabelledPictures(np.array(names), scenes.labels[rows] - 1, scenes.classes, _squares(scenes.boxes[rows]))
+
+
+def _squares(boxes: np.ndarray) -> np.ndarray:
+    """The smallest squares around boxes [N, 4] xyxy, with the same centres."""
+    centers, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
+    return np.concatenate((centers - sizes / 2, centers + sizes / 2), axis=1)
 
 
 def _shapes(options: Options) -> dict[str, int]:

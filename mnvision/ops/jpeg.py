@@ -43,7 +43,7 @@ def jpeg_header(data: bytes | np.ndarray) -> JpegHeader | None:
         None where this is no JPEG, its header is cut short or damaged, or of a kind whose size only decoding tells
         (a height of 0, more than 8 bits, lossless).
     """
-    view = memoryview(np.frombuffer(data, np.uint8))
+    view = np.frombuffer(data, np.uint8).data
     if bytes(view[:2]) != b"\xff\xd8":
         return None
     try:

@@ -139,7 +139,7 @@ class Picture:
 
     def _decoded_at(self, factor: int) -> np.ndarray | None:
         """The whole JPEG at ``1 / factor`` of its scale, in BGR; None where that does not work."""
-        if not self._is_jpeg or self._pixels is not None:
+        if self._data is None or not self._is_jpeg or self._pixels is not None:
             return None
         try:
             small = cv2.imdecode(self._data, _REDUCED[factor])

@@ -1,0 +1,169 @@
+"""Runs of classifiers: training, evaluation, prediction and distillation through the commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mnvision import load_model, run
+from mnvision.errors import ConfigError, UserError
+from tests.runs import DATA, TRAINER, configure
+
+TINY = (*DATA, *TRAINER, "task=classify", "backbone.alpha=0.25", "task.image_size=32", "optimizer.lr=0.001")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> str:
+    return f"data.root={tmp_path_factory.mktemp('shapes')}"
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run.train(configure("train", *TINY, root, "trainer.pictures=4", f"output_dir={folder}"))
+    return folder
+
+
+def train(folder: Path, *words: str) -> dict[str, float]:
+    return run.train(configure("train", *TINY, *words, f"output_dir={folder}"))
+
+
+def last(folder: Path) -> str:
+    return f"{folder}/checkpoints/last.ckpt"
+
+
+def losses(folder: Path, name: str = "train/loss") -> list[float]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_what_a_run_leaves_behind(trained):
+    numbers = json.loads((trained / "metrics.json").read_text())
+    rows = json.loads((trained / "predictions.json").read_text())
+    right = [row["classes"][0]["label"] == row["truth"] for row in rows]
+    assert numbers["val/top1"] == pytest.approx(np.mean(right), abs=1e-6)
+    with (trained / "confusion.csv").open(newline="") as file:
+        head, *table = csv.reader(file)
+    counts = np.array([row[1:] for row in table], dtype=int)
+    assert counts.sum() == len(rows)
+    assert counts.trace() == sum(right)
+    assert head[1:] == [row[0] for row in table] == list(load_model(last(trained)).spec.classes)
+    assert len(list((trained / "pictures").iterdir())) == 4
+    assert cv2.imread(str(trained / "mistakes.jpg")) is not None
+    page = (trained / "report.html").read_text()
+    assert "calibration" in page
+    assert "Dashed boxes" not in page
+
+
+def test_evaluation_repeats_the_numbers_of_the_training(trained, tmp_path):
+    again = run.evaluate(configure("eval", *TRAINER, f"ckpt={trained}/checkpoints/best.ckpt", f"output_dir={tmp_path}"))
+    assert again == json.loads((trained / "metrics.json").read_text())
+
+
+def test_prediction_names_the_most_likely_classes(trained, tmp_path):
+    pictures = tmp_path / "photos"
+    pictures.mkdir()
+    for number in range(3):
+        image = np.random.default_rng(number).integers(0, 256, (50 + number, 70, 3), dtype=np.uint8)
+        cv2.imwrite(str(pictures / f"{number}.png"), image[..., ::-1])
+    words = ("trainer.accelerator=cpu", f"ckpt={last(trained)}", f"source={pictures}", "top_k=2")
+    entries = run.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+    assert [Path(entry["file"]).name for entry in entries] == ["0.png", "1.png", "2.png"]
+    model = load_model(last(trained))
+    probabilities = model.predict([cv2.imread(entries[1]["file"])[..., ::-1]])[0]
+    best = probabilities.argsort(descending=True)[:2].tolist()
+    assert [one["label"] for one in entries[1]["classes"]] == [model.spec.classes[label] for label in best]
+    assert entries[1]["classes"][0]["probability"] == pytest.approx(probabilities[best[0]].item(), abs=2e-4)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[1]["label_1"] == entries[1]["classes"][0]["label"]
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 3
+
+
+def test_the_data_have_to_suit_the_task():
+    with pytest.raises(ConfigError, match="task=classify cannot learn from data=shapes; choose one of shape_crops"):
+        configure("train", "task=classify", "data=shapes")
+    with pytest.raises(ConfigError, match="task=ssd cannot learn from data=cifar10"):
+        configure("train", "task=ssd", "data=cifar10", "data.root=x")
+
+
+def test_a_run_is_repeated_and_resumed_to_the_digit_with_everything_on(root, tmp_path):
+    """EMA, layer-wise rates, unfreezing, mixing, balance and erasing: an interrupted run ends as one in one go."""
+    words = (
+        *(root, "trainer.max_epochs=4", "trainer.ema_decay=0.9", "trainer.layer_decay=0.7"),
+        *("trainer.unfreeze_every_epochs=1", "data.mixup=0.2", "data.cutmix=1.0", "data.balanced=true"),
+        *("data.augment=strong", "task.label_smoothing=0.1", "task.class_weights=balanced"),
+    )
+    numbers = train(tmp_path / "whole", *words)
+    cfg = configure("train", *TINY, *words, f"output_dir={tmp_path / 'parts'}")
+    with pytest.MonkeyPatch.context() as patch:
+        from lightning.pytorch import Trainer
+
+        original = Trainer.save_checkpoint
+
+        def save_and_stop(self, path, *rest, **options):
+            original(self, path, *rest, **options)
+            if self.current_epoch == 1 and Path(path).name == "last.ckpt":
+                raise RuntimeError("power cut")
+
+        patch.setattr(Trainer, "save_checkpoint", save_and_stop)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run.train(cfg)
+    resumed = run.train(configure("train", f"resume={last(tmp_path / 'parts')}"))
+    assert resumed == pytest.approx(numbers, rel=1e-5)
+    whole, parts = (torch.load(last(tmp_path / name), weights_only=True) for name in ("whole", "parts"))
+    for section in ("state_dict", "current_model_state"):
+        for name, tensor in whole[section].items():
+            torch.testing.assert_close(parts[section][name], tensor, rtol=1e-5, atol=1e-6)
+    averaged, current = whole["state_dict"], whole["current_model_state"]
+    assert not torch.equal(averaged["model.head.weight"], current["model.head.weight"])
+
+
+def test_unfreezing_goes_from_the_head_to_the_stem(root, tmp_path):
+    train(tmp_path / "0", root, "trainer.max_epochs=1", "optimizer.weight_decay=0")
+    words = (root, "trainer.max_epochs=2", "optimizer.weight_decay=0", "trainer.unfreeze_every_epochs=1")
+    train(tmp_path / "1", *words, "seed=0")
+    fresh = load_model(last(tmp_path / "1"))
+    before = torch.load(f"{tmp_path}/1/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    stages = fresh.backbone.stages
+    first = next(iter(stages[0][0].parameters()))
+    name = next(key for key, value in fresh.named_parameters() if value is first)
+    torch.manual_seed(0)
+    torch.testing.assert_close(first, before[f"model.{name}"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("missing", ["use_labels=true", "use_labels=false"])
+def test_distillation_with_and_without_labels(missing, trained, root, tmp_path):
+    words = (root, "task=distill", f"task.teacher={last(trained)}", f"task.{missing}", "backbone.alpha=0.125")
+    numbers = train(tmp_path, *words)
+    assert 0 <= numbers["val/top1"] <= 1
+    model = load_model(last(tmp_path))
+    assert model.spec.task == "classify"
+    assert model.spec.classes == load_model(last(trained)).spec.classes
+    assert not any("teacher" in name for name in torch.load(last(tmp_path), weights_only=True)["state_dict"])
+    if missing == "use_labels=false":
+        with (tmp_path / "metrics.csv").open() as file:
+            assert "train/class_loss" not in file.readline()
+
+
+def test_a_cached_teacher_gives_the_same_student(trained, root, tmp_path, monkeypatch):
+    monkeypatch.setenv("MNVISION_CACHE", str(tmp_path / "cache"))
+    words = (root, "task=distill", f"task.teacher={last(trained)}", "backbone.alpha=0.125", "data.augment=none")
+    words += ("task.embedding_weight=0.5",)
+    live = train(tmp_path / "live", *words)
+    kept = train(tmp_path / "kept", *words, "task.cache_teacher=true")
+    [file] = (tmp_path / "cache" / "teachers").iterdir()
+    changed = file.stat().st_mtime_ns
+    assert kept == pytest.approx(live, rel=1e-5, abs=1e-5)
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
+    again = train(tmp_path / "again", *words, "task.cache_teacher=true")
+    assert again == kept
+    assert file.stat().st_mtime_ns == changed  # asked once
+    with pytest.raises(UserError, match="data.augment=none"):
+        train(tmp_path / "x", *words, "data.augment=flip", "task.cache_teacher=true")
