@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mnvision.callbacks import BestCheckpoint, LastCheckpoint
+from mnvision.callbacks import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
@@ -51,6 +51,7 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
         rho=backbone.pop("rho"),
         image_size=task.pop("image_size"),
         preferred_size=cfg["data"].get("image_size"),
+        preferred_share=cfg["data"].get("crop_share"),
         fit=task.pop("fit", None),
         crop_share=task.pop("crop_share", None),
         mean=cfg["data"].get("mean"),
@@ -79,6 +80,7 @@ def build_preprocessing(cfg: Config) -> Preprocessing:
         rho=cfg["backbone"]["rho"],
         weights=task["weights"],
         preferred_size=cfg["data"].get("image_size"),
+        preferred_share=cfg["data"].get("crop_share"),
         form=task.get("form"),
         fit=task.get("fit"),
         crop_share=task.get("crop_share"),
@@ -97,7 +99,12 @@ def build_data(
         class_table: Class names and category ids that the data has to adopt, such as a checkpoint holds.
     """
     options = dict(cfg["data"])
-    for key in ("image_size", "mean", "std"):  # what it prefers; ``preprocessing`` and the model hold what was chosen
+    for key in (
+        "image_size",
+        "crop_share",
+        "mean",
+        "std",
+    ):  # what it prefers; ``preprocessing`` and the model hold what was chosen
         options.pop(key, None)
     if options["name"] in LABELLED:
         known = set(inspect.signature(ClassDataModule).parameters)
@@ -218,6 +225,7 @@ def build_trainer(
     extra: list[Callback] = list(callbacks)
     loggers: list[Logger] = []
     if record:
+        extra.append(EpochSeed(cfg["seed"]))
         if options["ema_decay"]:
             extra.append(EMAWeightAveraging(decay=options["ema_decay"]))
         # In this order: the last checkpoint knows of the best one of its own epoch.

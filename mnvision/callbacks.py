@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from rich.console import Console
@@ -33,6 +34,22 @@ def progress_callbacks(*, bar: bool, columns: Mapping[str, str]) -> list[Callbac
     """
     callbacks: list[Callback] = [Throughput(), EpochLines(columns)]
     return [*callbacks, TerminalBar()] if bar and sys.stderr.isatty() else callbacks
+
+
+class EpochSeed(Callback):
+    """Seeds PyTorch anew in every epoch, so that dropout in a resumed run is that of one in one go.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Another seed for each epoch and process."""
+        seeds = np.random.SeedSequence((self.seed, trainer.current_epoch, trainer.global_rank))
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
 
 
 class Unfreezing(Callback):

@@ -88,6 +88,7 @@ class Labelled(Data):
     """Keys of ``data`` where every picture has a class."""
 
     augment: Literal["none", "flip", "crop", "light", "strong"]
+    crop_share: Share | None
     min_area: Share | None
     color: Annotated[float, Limits(low=0, high=2)] | None
     randaugment: Annotated[int, Limits(low=0, high=10)] | None

@@ -22,6 +22,7 @@ from mnvision.config import (
     validate,
 )
 from mnvision.errors import ConfigError, UserError, did_you_mean
+from mnvision.schema_data import LABELLED
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDED = {"train": [], "eval": ["ckpt=best.ckpt"], "predict": ["ckpt=best.ckpt", "source=photos"]}
@@ -55,7 +56,9 @@ def test_every_command_composes_to_a_valid_configuration(command):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_is_valid(option):
     group, _, name = option.partition("/")
-    validate(composed(f"{group}={name}", "++data.root=/data"))
+    task = ("task=classify",) if name in LABELLED else ()
+    teacher = ("task.teacher=a.ckpt",) if name == "distill" else ()
+    validate(composed(f"{group}={name}", *task, *teacher, "++data.root=/data"))
 
 
 @pytest.mark.parametrize("command", ["eval", "predict"])
@@ -82,6 +85,9 @@ def test_every_choice_is_named_in_the_comment(option):
     text = (CONF / f"{option}.yaml").read_text()
     values = OmegaConf.create(text)
     section = option.split("/")[0]
+    for parent in values.get("defaults", []):  # a file that goes on where another one of its group ends
+        if isinstance(parent, str) and parent != "_self_":
+            text += (CONF / section / f"{parent}.yaml").read_text()
     values = values.get(section, values)
     members = schema.SECTIONS[section]
     for key, kind in schema.fields(members["" if "" in members else values.get("library", values.name)]).items():
@@ -150,8 +156,8 @@ BAD = [
     ({"weights": "x"}, ["weights: unknown key; did you mean task.weights or backbone.weights?"]),
     ({"typo": 1}, ["typo: unknown key"]),
     ({"data._target_": "os.system"}, ["data._target_: unknown key; did you mean optimizer._target_?"]),
-    ({"task.name": "sdd"}, ["task.name: expected ssd or faster_rcnn, got 'sdd'; did you mean ssd?"]),
-    ({"task.name": ["ssd"]}, ["task.name: expected ssd or faster_rcnn, got ['ssd']"]),
+    ({"task.name": "sdd"}, ["task.name: expected ssd, faster_rcnn, classify or distill, got 'sdd'; did you mean ssd?"]),
+    ({"task.name": ["ssd"]}, ["task.name: expected ssd, faster_rcnn, classify or distill, got ['ssd']"]),
     ({"scheduler.name": "poly"}, ["scheduler.name: expected cosine, exponential, multistep or constant, got 'poly'"]),
     ({"trainer.name": "x"}, ["trainer.name: unknown key"]),
     ({"task": 3}, ["task: expected a section of keys, got 3"]),

@@ -35,6 +35,7 @@ LAYERS = [
         "paper_tasks",
         "profiler",
         "schema",
+        "schema_data",
         "value_types",
         "overrides",
         "config",

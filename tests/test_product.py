@@ -30,11 +30,6 @@ def root(tmp_path_factory) -> str:
 # The width of a timm model stands in its name, and SqueezeNet has one alone.
 TIMM = {"narrow": "mobilenetv3_small_050", "wide": "mobilenetv3_small_075"}
 LARGE = tuple(f"mobilenet_v4_{name}" for name in ("conv_medium", "conv_large", "hybrid_medium", "hybrid_large"))
-    "mobilenet_v4_conv_medium",
-    "mobilenet_v4_conv_large",
-    "mobilenet_v4_hybrid_medium",
-    "mobilenet_v4_hybrid_large",
-)
 FOR_CLASSES_ALONE = ("mobilenet_cifar", "squeezenet")
 DETECTORS = [name for name in list_backbones() if name not in FOR_CLASSES_ALONE]
 

@@ -16,13 +16,13 @@ NUMBERS = {"top1": 0.75, "top5": 0.9375, "top1_per_class": 0.5, "ece": 0.0625, "
 
 
 def report(folder, **given):
-    values = {"title": "A run", "facts": {}, "numbers": {}, "per_class": {}} | given
+    values = {"title": "A run", "facts": {}, "numbers": {}, "bars": {}} | given
     return Page(write_report(folder, **values, plan=CLASSIFICATION).read_text(encoding="utf-8"))
 
 
 def test_the_numbers_of_a_classifier_fill_the_page(tmp_path):
     numbers = {f"val/{name}": value for name, value in NUMBERS.items()} | {"val/top1/cat": 1.0, "val/top1/dog": 0.5}
-    page = report(tmp_path, numbers=numbers, per_class={"cat": 1.0, "dog": 0.5}, per_class_50={"cat": 0.25, "dog": 1.0})
+    page = report(tmp_path, numbers=numbers, bars={"cat": 1.0, "dog": 0.5}, ticks={"cat": 0.25, "dog": 1.0})
     assert page.texts_in("b")[:3] == ["0.750", "0.938", "0.062"]
     assert page.texts_in("h2") == ["Numbers", "Accuracy by class"]
     assert {"0.7500", "0.9375", "0.5000", "0.0625", "1.2500"} <= set(page.texts_in("td"))

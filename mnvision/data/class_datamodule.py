@@ -24,7 +24,7 @@ from mnvision.types import LabelledPictures, Preprocessing
 
 log = logging.getLogger(__name__)
 
-SHAPE_MARGIN = 0.15  # of shape_crops: evaluation shows 0.875 of it, and so the whole shape
+SHAPE_MARGIN = 0.1  # of shape_crops
 
 
 class ClassDataModule(LightningDataModule):

@@ -56,6 +56,7 @@ def create_model(
     rho: float = 1.0,
     image_size: int | None = None,
     preferred_size: int | None = None,
+    preferred_share: float | None = None,
     fit: Fit | None = None,
     crop_share: float | None = None,
     mean: Sequence[float] | None = None,
@@ -82,6 +83,7 @@ def create_model(
         image_size: Side of the input in pixels at rho 1; by default that of ``weights``, else ``preferred_size``, else
             the task's own (300 for ssd, 640 for its form fpn).
         preferred_size: The side that suits the data.
+        preferred_share: The ``crop_share`` that suits the data.
         fit: How a picture is fitted to the input, see ``Preprocessing``; by default as ``weights``, else the task's own
             (``crop`` for classify, else ``stretch``).
         crop_share: How much of it is shown; likewise (0.875 for classify, else 1).
@@ -145,6 +147,7 @@ def create_model(
         rho=rho,
         weights=whole,
         preferred_size=preferred_size,
+        preferred_share=preferred_share,
         form=(task_options or {}).get("form"),
         fit=fit,
         crop_share=crop_share,
@@ -180,6 +183,7 @@ def resolve_preprocessing(
     rho: float,
     weights: Weights | str | None,
     preferred_size: int | None,
+    preferred_share: float | None = None,
     form: str | None = None,
     fit: Fit | None = None,
     crop_share: float | None = None,
@@ -197,6 +201,7 @@ def resolve_preprocessing(
         rho: Resolution multiplier.
         weights: Of the whole model: those of a backbone alone leave everything open.
         preferred_size: What suits the data.
+        preferred_share: Of ``crop_share``, likewise.
         form: The task's form that the user asks for; by default that of the weights.
         fit: What the user asks for; by default as the weights, else the task's own.
         crop_share: Likewise.
@@ -210,7 +215,8 @@ def resolve_preprocessing(
     if weights:
         settings = (read_weights(weights) if isinstance(weights, str) else weights).settings
     own_fit, own_share = FITS.get(task, (Preprocessing.fit, Preprocessing.crop_share))
-    fit, crop_share = fit or settings.get("fit", own_fit), crop_share or settings.get("crop_share", own_share)
+    fit = fit or settings.get("fit", own_fit)
+    crop_share = crop_share or settings.get("crop_share", preferred_share or own_share)
     if image_size is None and "image_size" in settings:
         size = int(settings["image_size"])
         if rho != 1:
