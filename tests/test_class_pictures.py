@@ -76,7 +76,9 @@ def test_long_names_are_shortened_in_the_middle():
 
 def test_a_sheet_keeps_pictures_whole_and_captions_in_line():
     colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    images = [np.full((*size, 3), color, np.uint8) for size, color in zip([(10, 90), (90, 10), (50, 50)], colors)]
+    images = [
+        np.full((*size, 3), color, np.uint8) for size, color in zip([(10, 90), (90, 10), (50, 50)], colors, strict=True)
+    ]
     lines = [captions("a", 0.9, truth="b"), captions("b", 0.8), captions("c", 0.7, truth="c")]
     sheet = mistakes_sheet(images, lines, columns=2, cell=200)
     assert sheet.shape == (2 * 205 + 5, 2 * 205 + 5, 3)
