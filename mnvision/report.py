@@ -203,8 +203,8 @@ def _sheet(path: Path, sheet: Sheet) -> str:
         logger.warning("report: %s could not be read and is left out", path)
         return ""
     height, width = image.shape[:2]
-    # Pictures of a diagram are drawn for screens with two pixels to a point.
-    shown = width if path.suffix == ".jpg" else width // 2 if width > SHEET_SIDE // 2 else width
+    # Diagrams have 150 pixels to an inch, for sharp screens; an inch of a page has 96.
+    shown = width if path.suffix == ".jpg" else round(width * 96 / 150)
     kind = path.suffix.lstrip(".").replace("jpg", "jpeg")
     body = (
         f'<img width="{width}" height="{height}" '

@@ -66,7 +66,7 @@ def test_long_names_are_shortened_in_the_middle():
     same, smaller = _fitted(text, round(_length(text, 0.5, 1) * 0.85), scale=0.5, weight=1)
     assert same == text
     assert 0.375 <= smaller < 0.5
-    for room in (20, 60, 100):
+    for room in (round(share * _length(text, 0.5, 1)) for share in (0.15, 0.3, 0.5, 0.65)):
         cut, scale = _fitted(text, room, scale=0.5, weight=1)
         assert _length(cut, scale, 1) <= room
         assert ".." in cut

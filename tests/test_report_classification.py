@@ -37,7 +37,7 @@ def test_its_curves(tmp_path):
     page = report(tmp_path)
     assert len(page.find("svg")) == 2
     assert "best top-1 0.5000 in epoch 3" in page.text
-    assert list(page.texts_in("th")) == ["epoch", "train loss", "val loss", "top-1", "top-5"]
+    assert page.texts_in("th") == ["epoch", "train loss", "val loss", "top-1", "top-5"]
     assert "1.0000" in page.texts_in("td")
 
 
