@@ -115,4 +115,5 @@ def entry(found: Detections, *, spec: ModelSpec) -> dict[str, Any]:
 
 def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """Nothing more than the JSON file."""
-    return f"{sum(len(picture['detections']) for picture in entries)} detections"
+    count = sum(len(picture["detections"]) for picture in entries)
+    return f"{count} detections in {len(entries)} pictures"

@@ -41,6 +41,7 @@ from mnvision.outputs import (
     write_picture,
 )
 from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
+from mnvision.schema_data import DATA_OF_TASK
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -209,7 +210,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
         keep_freed_memory()
     line = model_line(model, precision="32")
     model = for_inference(model, device=device, batch_size=cfg["batch_size"])
-    folder = run_folder(cfg)
+    folder = run_folder({**cfg, "task": {"name": model.spec.task}})
     logger.info("%s", line)
     names = dict(zip(pictures, annotated_names(pictures), strict=True))
     entries: list[dict[str, Any]] = []
@@ -227,7 +228,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     seconds = time.perf_counter() - started
     write_text(folder / "predictions.json", json.dumps(entries, indent=1))
     found = kind.write_entries(entries, folder)
-    logger.info("%s in %d pictures, %.1f pictures a second", found, len(entries), len(entries) / seconds)
+    logger.info("%s, %.1f pictures a second", found, len(entries) / seconds)
     logger.info("written: %s", folder)
     if failures:
         reasons = "\n".join(f"  {reason}" for reason in failures)
@@ -236,7 +237,14 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
 
 
 def _data_for(model: TaskModel, cfg: Config) -> Any:
-    """The data section in a trained model's own input size and classes."""
+    """The data section in a trained model's own input size and classes.
+
+    Raises:
+        UserError: If data of that kind are not for its task.
+    """
+    fitting, name = DATA_OF_TASK[model.spec.task], cfg["data"]["name"]
+    if name not in fitting:
+        raise UserError(f"data={name} is not for a model of task {model.spec.task}; choose one of {', '.join(fitting)}")
     table = (model.spec.classes, model.spec.category_ids)
     return build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
 
