@@ -95,10 +95,8 @@ def read_samples(file: Readable, *, start: int = 0, stop: int | None = None, ste
                     return
                 wanted = index >= start and (index - start) % step == 0
             if wanted:
-                members[suffix] = b""  # a member whose bytes are cut off is known by its name
                 data = file.read(_padded(size))
                 if len(data) < size:
-                    del members[suffix]
                     raise ShardError("truncated", f"it ends {size - len(data):,} bytes before {name} is complete")
                 members[suffix] = data[:size]
             else:

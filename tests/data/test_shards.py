@@ -197,7 +197,8 @@ def damaged(folder):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_losses_are_counted_exactly_and_the_run_goes_on(tmp_path, caplog, workers):
-    shards = [damaged(tmp_path) / f"train-{i:06d}.tar" for i in range(4)]
+    folder = damaged(tmp_path)
+    shards = [folder / f"train-{i:06d}.tar" for i in range(4)]
     stream = ShardStream(shards, decode=plain, even=False, shuffle=4, batch_size=4)
     with caplog.at_level(logging.WARNING):
         assert sorted(keys(stream, workers=workers)) == [
