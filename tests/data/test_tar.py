@@ -112,6 +112,11 @@ def test_the_same_name_twice_is_two_samples(tmp_path):
     assert [s.members for s in read(path)] == [{"jpg": b"1"}, {"jpg": b"2"}]
 
 
+def drain(file, found: list[str]) -> None:
+    for sample in read_samples(file):
+        found.append(sample.key + "?" * (not sample.whole))
+
+
 @pytest.mark.parametrize(
     ("size", "kind", "keys"),
     [
@@ -127,8 +132,7 @@ def test_tells_where_a_tar_is_cut(tmp_path, size, kind, keys):
     path.write_bytes(path.read_bytes()[:size])
     file, found = open_shard(Shard(str(path))), []
     with pytest.raises(ShardError) as caught:
-        for sample in read_samples(file):
-            found.append(sample.key + "?" * (not sample.whole))
+        drain(file, found)
     file.close()
     assert caught.value.kind == kind
     assert found == keys
