@@ -20,6 +20,7 @@ from mnvision.callbacks import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
+from mnvision.data.shard_datamodule import ShardDataModule
 from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
 from mnvision.models.base import TaskModel
@@ -109,9 +110,8 @@ def build_data(
     if options["name"] in LABELLED:
         known = set(inspect.signature(ClassDataModule).parameters)
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
-        return ClassDataModule(
-            **options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"], options=own
-        )
+        module = ShardDataModule if options["name"] == "shards" else ClassDataModule
+        return module(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"], options=own)
     if "seed" in options:  # of the generated scenes; the run's seed decides on order and augmentation
         options["shapes_seed"] = options.pop("seed")
     return DetectionDataModule(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"])

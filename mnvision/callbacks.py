@@ -37,7 +37,7 @@ def progress_callbacks(*, bar: bool, columns: Mapping[str, str]) -> list[Callbac
 
 
 class EpochSeed(Callback):
-    """Seeds PyTorch anew in every epoch, so that dropout in a resumed run is that of one in one go.
+    """Tells the epoch to PyTorch's random numbers and to streamed data: a resumed run is like one in one go.
 
     Args:
         seed: Of the run.
@@ -50,6 +50,10 @@ class EpochSeed(Callback):
         """Another seed for each epoch and process."""
         seeds = np.random.SeedSequence((self.seed, trainer.current_epoch, trainer.global_rank))
         torch.manual_seed(int(seeds.generate_state(1)[0]))
+        # A stream has no sampler that Lightning would tell.
+        set_epoch = getattr(getattr(trainer.train_dataloader, "dataset", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(trainer.current_epoch)
 
 
 class Unfreezing(Callback):

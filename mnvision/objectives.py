@@ -99,6 +99,8 @@ def build_objective(
 def _kept_outputs(cfg: Config, objective: Distillation, teacher: Classifier, data: ClassDataModule) -> TeacherCache:
     """The teacher's outputs for the training pictures, asked for now unless they are on disk."""
     moving = [key for key in ("mixup", "cutmix") if cfg["data"][key]]
+    if cfg["data"]["name"] == "shards":
+        raise UserError("task.cache_teacher: pictures of a stream have no place in it; give task.cache_teacher=false")
     if cfg["data"]["augment"] != "none" or moving or cfg["task"]["feature_weight"]:
         raise UserError(
             "task.cache_teacher keeps what the teacher says of each picture as it is, so that it holds for no changed "

@@ -76,7 +76,7 @@ def train(cfg: Config) -> dict[str, float]:
         data.setup("fit")
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
     check_run_folder(cfg, overwrite=cfg["resume"], sources=[data.image_folder("val")])
-    cfg = build.whole_batches(cfg, train=len(data.load_split("train")), val=len(data.load_split("val")))
+    cfg = build.whole_batches(cfg, train=data.train_size, val=len(data.load_split("val")))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])

@@ -151,6 +151,20 @@ class Cifar(Labelled):
     download: bool
 
 
+@dataclasses.dataclass
+class Shards(Labelled):
+    """Keys of ``data`` where its name is ``shards``."""
+
+    train: FilePath | list[str]
+    val: FilePath | list[str]
+    test: FilePath | list[str] | None
+    shuffle: Natural
+    resample: bool
+    epoch_length: Count | None
+    label_from: Annotated[str, "a regular expression"] | None
+    keep_shards: bool
+
+
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
 LABELLED: dict[str, type] = {
     "shape_crops": ShapeCrops,
@@ -160,6 +174,7 @@ LABELLED: dict[str, type] = {
     "oxford_pets": StanfordDogs,
     "cifar10": Cifar,
     "cifar100": Cifar,
+    "shards": Shards,
 }
 DATA = {**BOXES, **LABELLED}
 # What the data have to be for each task.

@@ -177,7 +177,10 @@ def test_problems_of_the_configuration(run, start, tmp_path, arguments, expected
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["task=sdd"], "task=sdd: no such option, expected one of classify, distill, faster_rcnn, ssd; did you mean ssd?"),
+        (
+            ["task=sdd"],
+            "task=sdd: no such option, expected one of classify, distill, faster_rcnn, ssd; did you mean ssd?",
+        ),
         (["optimizer=adm"], "optimizer=adm: no such option, expected one of adamw, rmsprop, sgd; did you mean adamw?"),
         (["experiment=x"], "experiment=x: no such option, expected one of finetune_ssd, paper_ssd300, ssd_fpn640"),
         (["foo"], "cannot read 'foo': expected KEY=VALUE; quote special signs in a value, as in 'KEY=\"a value\"'"),

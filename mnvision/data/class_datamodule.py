@@ -113,6 +113,7 @@ class ClassDataModule(LightningDataModule):
         self.seed = seed
         self._options = {**(options or {}), "boxes": boxed}
         self._splits: dict[Split, LabelledPictures] = {}
+        self._places: dict[Split, np.ndarray] = {}  # of shards
         self._datasets: list[ClassDataset] = []  # not the loaders: that would keep their workers alive
 
     @property
@@ -129,6 +130,11 @@ class ClassDataModule(LightningDataModule):
     def counts(self) -> np.ndarray:
         """Training pictures of each class, int64 [K]."""
         return class_counts(self.load_split("train"))
+
+    @property
+    def train_size(self) -> int:
+        """Training pictures."""
+        return len(self.load_split("train"))
 
     def prepare_data(self) -> None:
         """Fetch, unpack or make the files where they are not there; runs on one process."""

@@ -154,6 +154,11 @@ class DetectionDataModule(LightningDataModule):
         """Their ids in the annotation files, known after ``setup``."""
         return self._any_split().category_ids
 
+    @property
+    def train_size(self) -> int:
+        """Training pictures."""
+        return len(self.load_split("train"))
+
     def prepare_data(self) -> None:
         """Make the generated data set if it is the one asked for and is not there yet; runs on one process."""
         if self.name == "shapes":
