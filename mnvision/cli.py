@@ -1,4 +1,4 @@
-"""The command line: ``mnvision train | eval | predict | profile | tables`` and the scripts of ``tools/``.
+"""The command line: ``mnvision train | eval | predict | profile | tables | shards`` and the scripts of ``tools/``.
 
 Hydra composes the configuration and this file checks it, so that every wrong key is answered with the nearest right
 one; only then is the rest of the program loaded, and torch with it.
@@ -47,6 +47,7 @@ COMMANDS = {
     "predict": "annotated pictures and a JSON file of what a model finds",
     "profile": "exact mult-adds and parameters of a model, layer by layer; reads no data and no weights",
     "tables": "the tables of the MobileNet paper beside ours; or the runs of a sweep, side by side",
+    "shards": "a data set's pictures in tar files that training can stream",
 }
 HELP = """\
 mnvision {version}: MobileNet for every vision task of its paper
@@ -211,6 +212,10 @@ def _load(command: str) -> Callable[[dict[str, Any]], object]:
         from mnvision import tables
 
         return tables.tables
+    if command == "shards":
+        from mnvision import sharding
+
+        return sharding.write_shards
     from mnvision import run
 
     return {"train": run.train, "eval": run.evaluate, "predict": run.predict}[command]

@@ -291,6 +291,16 @@ class Profile(Command):
 
 
 @dataclasses.dataclass
+class WriteShards(Command):
+    """Keys at the top of ``shards``."""
+
+    output_dir: FilePath
+    split: Literal["train", "val", "test"]
+    pictures_per_shard: Count
+    max_megabytes: Positive | None
+
+
+@dataclasses.dataclass
 class Tables:
     """Keys of ``tables``."""
 
@@ -302,7 +312,14 @@ class Tables:
     row: Annotated[str, "the key of a row"] | None
 
 
-COMMANDS: dict[str, type] = {"train": Train, "eval": Eval, "predict": Predict, "profile": Profile, "tables": Tables}
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "eval": Eval,
+    "predict": Predict,
+    "profile": Profile,
+    "tables": Tables,
+    "shards": WriteShards,
+}
 WITHOUT_SECTIONS = ("tables",)  # commands that build no model of a configuration
 # The schema of a section by its `name`, or by its `library`, whose names are its own; without both there is one schema.
 SECTIONS: dict[str, dict[str, type]] = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnvision import load_model, run
+from mnvision import load_model, run, sharding
 from mnvision.errors import ConfigError, UserError
 from tests.runs import DATA, TRAINER, configure
 
@@ -167,3 +167,35 @@ def test_a_cached_teacher_gives_the_same_student(trained, root, tmp_path, monkey
     assert file.stat().st_mtime_ns == changed  # asked once
     with pytest.raises(UserError, match="data.augment=none"):
         train(tmp_path / "x", *words, "data.augment=flip", "task.cache_teacher=true")
+
+
+def test_training_from_shards(trained, root, tmp_path):
+    """Shards of the generated pictures' files: written, streamed, measured, predicted alike."""
+    photos, random = tmp_path / "photos", np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 7)):
+        for name in ("dark", "light"):
+            folder = photos / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = random.integers(0, 120, (40, 50, 3)) + (0 if name == "dark" else 130)
+                cv2.imwrite(str(folder / f"{number}.png"), image.astype(np.uint8))
+    data = ("data=image_folder", f"data.root={photos}")
+    for split, count in (("train", 40), ("val", 14)):
+        words = (*data, f"output_dir={tmp_path / 'shards'}", f"split={split}", "pictures_per_shard=6")
+        assert sharding.write_shards(configure("shards", *words)) == {"shards": -(-count // 6), "pictures": count}
+    common = ("data.num_workers=2", "data.batch_size=8", "trainer.max_epochs=8", "task.image_size=32", *TRAINER[:2])
+    common += ("task=classify", "backbone.alpha=0.25", "backbone.norm_momentum=0.5", "optimizer.lr=0.003")
+    words = (*common, "data=shards", f"data.root={tmp_path / 'shards'}", "data.augment=none")
+    numbers = run.train(configure("train", *words, f"output_dir={tmp_path / 'run'}"))
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    assert numbers["val/top1"] > 0.5
+    rows = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert len(rows) == 14
+    assert all(Path(row["file"]).name.startswith(("dark", "light", "val")) for row in rows)
+    again = run.evaluate(
+        configure("eval", *TRAINER, *data, f"ckpt={last(tmp_path / 'run')}", f"output_dir={tmp_path / 'eval'}")
+    )
+    streamed = run.evaluate(
+        configure("eval", *TRAINER, f"ckpt={last(tmp_path / 'run')}", f"output_dir={tmp_path / 'eval2'}")
+    )
+    assert again == pytest.approx(streamed, rel=1e-4)

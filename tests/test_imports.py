@@ -47,7 +47,7 @@ LAYERS = [
     {"module", "recall", "detection", "classification"},
     {"kinds", "objectives"},
     {"build"},
-    {"run", "costs", "tables"},
+    {"run", "costs", "tables", "sharding"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}

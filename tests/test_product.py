@@ -38,7 +38,7 @@ def width_of(backbone: str, width: str) -> str:
     if backbone == "timm":
         return f"backbone.name={TIMM[width]}"
     if backbone == "squeezenet":
-        return "backbone.version='1.0'" if width == "wide" else "backbone.version='1.1'"
+        return "backbone.version=1.0" if width == "wide" else "backbone.version=1.1"
     return f"backbone.alpha={(0.25 if width == 'wide' else 0.125) * (1 if backbone in LARGE else 2)}"
 
 
