@@ -8,6 +8,8 @@ from typing import Any
 
 from mnvision import build
 from mnvision.data.shard_writer import shards_from
+from mnvision.errors import UserError
+from mnvision.types import LabelledPictures
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,8 @@ def write_shards(cfg: dict[str, Any]) -> dict[str, int]:
     data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
     data.prepare_data()
     pictures = data.load_split(cfg["split"])
+    if not isinstance(pictures, LabelledPictures):
+        raise UserError(f"data={cfg['data']['name']}: its pictures have boxes to be found; shards hold one class each")
     megabytes = cfg["max_megabytes"]
     index = shards_from(
         pictures,

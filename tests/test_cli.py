@@ -37,6 +37,10 @@ class Run(types.ModuleType):
         return self.act(cfg)
 
 
+CONF = Path(__file__).parents[1] / "conf"
+EXPERIMENTS = ", ".join(sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+
+
 @pytest.fixture
 def run(monkeypatch):
     """The fake commands."""
@@ -182,7 +186,7 @@ def test_problems_of_the_configuration(run, start, tmp_path, arguments, expected
             "task=sdd: no such option, expected one of classify, distill, faster_rcnn, ssd; did you mean ssd?",
         ),
         (["optimizer=adm"], "optimizer=adm: no such option, expected one of adamw, rmsprop, sgd; did you mean adamw?"),
-        (["experiment=x"], "experiment=x: no such option, expected one of finetune_ssd, paper_ssd300, ssd_fpn640"),
+        (["experiment=x"], f"experiment=x: no such option, expected one of {EXPERIMENTS}"),
         (["foo"], "cannot read 'foo': expected KEY=VALUE; quote special signs in a value, as in 'KEY=\"a value\"'"),
         (["task.weights.x=a b=c"], "cannot read 'task.weights.x=a b=c': expected KEY=VALUE; quote special signs in a "
                                    "value, as in 'KEY=\"a value\"'"),

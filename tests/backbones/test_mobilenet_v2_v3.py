@@ -234,7 +234,7 @@ def test_settings_come_with_the_weights(tmp_path, legacy):
     }
     assert given.description == "torchvision layout, mobilenet_v3_small, alpha 0.35, 10 classes"
     model = create_model("classify", backbone="mobilenet_v3_small", alpha=0.35, weights=path, num_classes=10)
-    assert model.preprocessing == Preprocessing(224, given.settings["mean"], given.settings["std"])
+    assert model.preprocessing == Preprocessing(224, given.settings["mean"], given.settings["std"], "crop", 0.875)
     assert torch.equal(model.hidden.weight, given.tensors["hidden.weight"])
 
 
