@@ -268,7 +268,9 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
             input_size(size, sizes[2], stride=stride_of(sizes[3]))
         except UserError as error:
             yield "backbone.rho", str(error)
-    if (names := right("task.name", "data.name")) and names[1] not in (fitting := DATA_OF_TASK[names[0]]):
+    # A checkpoint brings its own task, which nobody knows yet.
+    alone = not cfg.get("ckpt") and not cfg.get("resume")
+    if alone and (names := right("task.name", "data.name")) and names[1] not in (fitting := DATA_OF_TASK[names[0]]):
         yield "data.name", f"task={names[0]} cannot learn from data={names[1]}; choose one of {', '.join(fitting)}"
     if (steps := right("scheduler.milestones")) and any(a >= b for a, b in zip(steps[0], steps[0][1:], strict=False)):
         yield "scheduler.milestones", f"expected rising epochs, got {_show(steps[0])}"
