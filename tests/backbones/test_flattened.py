@@ -104,5 +104,7 @@ def test_weights_tell_the_variant(tmp_path):
 
 
 def test_it_plugs_into_a_detector():
-    model = create_model("ssd", alpha=0.25, image_size=64, num_classes=2, backbone_options={"variant": "flattened"}).eval()
+    model = create_model(
+        "ssd", alpha=0.25, image_size=64, num_classes=2, backbone_options={"variant": "flattened"}
+    ).eval()
     assert torch.isfinite(model(torch.zeros(1, 3, 64, 64)).logits).all()
