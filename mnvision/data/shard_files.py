@@ -20,7 +20,7 @@ from mnvision.errors import UserError
 log = logging.getLogger(__name__)
 
 INDEX = "index.json"
-_BUFFER = 1 << 18
+_BUFFER = 1 << 16  # larger ones copy pictures twice
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 _MAX_SHARDS = 1_000_000
 

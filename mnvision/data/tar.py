@@ -7,6 +7,7 @@ three header formats in use (ustar, GNU, pax) need a page of code.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, Protocol
 
@@ -95,10 +96,12 @@ def read_samples(file: Readable, *, start: int = 0, stop: int | None = None, ste
                     return
                 wanted = index >= start and (index - start) % step == 0
             if wanted:
-                data = file.read(_padded(size))
+                data = file.read(size)
                 if len(data) < size:
                     raise ShardError("truncated", f"it ends {size - len(data):,} bytes before {name} is complete")
-                members[suffix] = data[:size]
+                members[suffix] = data
+                if size % _BLOCK:
+                    file.read(-size % _BLOCK)
             else:
                 members[suffix] = b""
                 file.skip(_padded(size))
@@ -120,13 +123,13 @@ def _next_file(file: Readable) -> tuple[str, int] | None:
         if len(block) < _BLOCK:
             raise ShardError("truncated", "it ends without the end mark of a tar")
         kind, size = block[156:157], _number(block[124:136])
-        if _number(block[148:156]) not in _checksums(block):
+        if not _checksum_is_right(block, _number(block[148:156])):
             raise ShardError("damaged", "a header's checksum is wrong: damaged there, compressed, or not a tar")
         if kind in (b"x", b"L"):
             data = _read_extension(file, size)
             own.update(_pax(data) if kind == b"x" else {"path": _text(data)})
             continue
-        if kind == b"S" or any(word.startswith("GNU.sparse") for word in own):
+        if kind == b"S" or own and any(word.startswith("GNU.sparse") for word in own):
             raise ShardError("damaged", "it holds a sparse file, which cannot be read here")
         name = own.get("path") or _name(block)
         if "size" in own:
@@ -168,10 +171,16 @@ def _decimal(text: str) -> int:
     return int(text)
 
 
-def _checksums(block: bytes) -> tuple[int, int]:
-    """The sum of a header's bytes with its own field as spaces; some old programs summed signed bytes."""
-    total = sum(block) - sum(block[148:156]) + 8 * 32
-    return total, total if block.isascii() else total - 256 * sum(byte > 127 for byte in block)
+def _checksum_is_right(block: bytes, stored: int) -> bool:
+    """Whether a header's bytes, its own field taken as spaces, add up to what that field says.
+
+    The lower half of an Adler checksum is 1 and the sum of the bytes, modulo 65,521, twenty times as fast as `sum`.
+    """
+    field = sum(block[148:156]) - 8 * 32
+    if ((zlib.adler32(block) & 0xFFFF) - 1 - field - stored) % 65_521 == 0:
+        return True
+    # Some old programs added up signed bytes.
+    return stored == sum(block) - field - 256 * sum(byte > 127 for byte in block)
 
 
 def _read_extension(file: Readable, size: int) -> bytes:

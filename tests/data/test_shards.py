@@ -74,7 +74,7 @@ def test_each_sample_once_an_epoch(tmp_path, index, per_shard):
         assert [len(part) for part in parts] == [40, 40]
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(80, 1), (81, 7), (83, 16)])
+@pytest.mark.parametrize(("count", "batch_size"), [(80, 1), (75, 10), (83, 16)])
 def test_ranks_have_equally_many_batches(tmp_path, count, batch_size):
     folder = write(tmp_path, count, per_shard=9)
     lengths, found = [], Counter()
