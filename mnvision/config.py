@@ -267,7 +267,7 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
         try:
             input_size(size, sizes[2], stride=stride_of(sizes[3]))
         except UserError as error:
-            yield "backbone.rho", str(error)
+            yield "backbone.rho" if sizes[2] != 1 else "task.image_size" if sizes[0] else "data.image_size", str(error)
     # A checkpoint brings its own task, which nobody knows yet.
     alone = not cfg.get("ckpt") and not cfg.get("resume")
     if alone and (names := right("task.name", "data.name")) and names[1] not in (fitting := DATA_OF_TASK[names[0]]):
