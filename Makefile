@@ -12,7 +12,7 @@ help:
 	@echo "make train      install, then train an SSD on the generated data (about ten minutes on two cores)"
 	@echo "make test       install, then run the tests and the static checks"
 	@echo "make test-slow  the tests that take longer than a minute"
-	@echo "make bench      speed beside torchvision and pycocotools"
+	@echo "make bench      speed beside torchvision, timm and pycocotools"
 	@echo "make format     format the code"
 
 $(BIN)/.installed: pyproject.toml
@@ -36,6 +36,7 @@ bench: install
 	$(BIN)/python benchmarks/detection.py
 	$(BIN)/python benchmarks/faster_rcnn.py
 	$(BIN)/python benchmarks/coco_eval.py
+	$(BIN)/python benchmarks/classification.py
 
 check: install
 	$(BIN)/ruff check .

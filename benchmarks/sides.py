@@ -49,9 +49,11 @@ def serve(make: Callable[[], dict[str, Action]], connection: Connection, keep_me
         connection.send(time.perf_counter() - started)
 
 
-def compare(sides: Sequence[Side], tests: Mapping[str, tuple[str, int]], *, quick: bool) -> None:
-    """Run every test (title and turns by name) on torchvision's side and on ours, and print a line each."""
-    print(f"{'':48}{'torchvision':>13}{'ours':>11}{'ratio':>8}")
+def compare(
+    sides: Sequence[Side], tests: Mapping[str, tuple[str, int]], *, quick: bool, them: str = "torchvision"
+) -> None:
+    """Run every test (title and turns by name) on their side and on ours, and print a line each."""
+    print(f"{'':48}{them:>13}{'ours':>11}{'ratio':>8}")
     for name, (title, turns) in tests.items():
         times: list[list[float]] = [[], []]
         for turn in range((turns // 3 if quick else turns) + 3):
