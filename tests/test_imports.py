@@ -61,6 +61,7 @@ HOMES = {
     "faster_coco_eval": {"metrics.reference"},
     "h5py": {"backbones.weights"},
     "scipy": {"data.stanford_dogs"},
+    "simplejpeg": {"ops.fast_jpeg"},
     "timm": {"backbones.timm_adapter"},
     "matplotlib": {"figures", "class_figures"},
     "onnx": set(),

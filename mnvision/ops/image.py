@@ -40,7 +40,8 @@ def read_bytes(path: str | Path) -> np.ndarray:
         UserError: The file is missing or cannot be read.
     """
     try:
-        return np.fromfile(path, dtype=np.uint8)
+        with open(path, "rb") as file:
+            return np.frombuffer(file.read(), np.uint8)  # twice as fast as fromfile()
     except FileNotFoundError:
         raise UserError(f"picture not found: {path}. Check the picture folder and the file name") from None
     except OSError as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 # Baseline, extended and progressive Huffman, and the arithmetic two: what libjpeg decodes.
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
+_ROW_BY_ROW = (0xC0, 0xC1)
 _OTHER_FRAMES = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
 _BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment; SOI, 0xD8, among them
 _APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
@@ -19,11 +20,21 @@ _ORIENTATION = 0x0112
 
 
 class JpegHeader(NamedTuple):
-    """The size that a decoder gives before it turns the picture, in pixels, and the EXIF orientation, 1..8."""
+    """What a decoder goes by.
+
+    Attributes:
+        height: Before the picture is turned, in pixels.
+        width: Likewise.
+        orientation: Of EXIF, 1..8.
+        height_at: Where the two bytes of the height are in the file.
+        baseline: Whether it is coded row by row: not progressive, and not arithmetic.
+    """
 
     height: int
     width: int
     orientation: int
+    height_at: int = 0
+    baseline: bool = False
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -70,7 +81,7 @@ def _read(view: memoryview) -> JpegHeader | None:
         if marker in _FRAMES:
             bits, height, width = struct.unpack_from(">BHH", view, at + 2)
             usable = bits == 8 and height > 0 and width > 0
-            return JpegHeader(height, width, orientation or 1) if usable else None
+            return JpegHeader(height, width, orientation or 1, at + 3, marker in _ROW_BY_ROW) if usable else None
         if marker == _APP1 and orientation is None and bytes(view[at + 2 : at + 8]) == b"Exif\0\0":
             orientation = _exif_orientation(view[at + 8 : at + length])
         at += length

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from mnvision.errors import UserError
+from mnvision.ops.fast_jpeg import decode_rows
 from mnvision.ops.image import decode_image, read_bytes, resize_image, stretch
 from mnvision.ops.jpeg import jpeg_header
 from mnvision.types import Preprocessing
@@ -46,7 +47,7 @@ class Picture:
         self.name = name
         self._data, self._pixels = data, pixels
         header = jpeg_header(data) if data is not None and pixels is None else None
-        self._is_jpeg = header is not None
+        self._header = header
         height, width = header.upright if header is not None else self._decoded().shape[:2]
         self._full = (int(height), int(width))
         self._part = (0, 0, self._full[1], self._full[0]) if box is None else _around(box, margin, size=self._full)
@@ -84,8 +85,9 @@ class Picture:
             window: left, top, right, bottom, inside the picture.
             width: Of the result in pixels.
             height: Of the result in pixels.
-            reduced: Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its scale, which drops the high frequencies of its
-                blocks in place of averaging. Faster; the pixels then differ a little from those of a decoded picture.
+            reduced: Let a JPEG be decoded no further than the window, at 1/2, 1/4 or 1/8 of its scale, which drops the
+                high frequencies of its blocks in place of averaging, and by quicker transforms. The pixels then differ
+                a little from those of a decoded picture.
 
         Returns:
             uint8 [height, width, 3] RGB.
@@ -99,8 +101,8 @@ class Picture:
         # In cells of ``factor`` pixels a side; the same cells whether the JPEG decoder averages or we do.
         columns = slice((x + left) // factor, (x + left) // factor + (right - left) // factor)
         rows = slice((y + top) // factor, (y + top) // factor + (bottom - top) // factor)
-        if reduced and factor > 1 and (small := self._decoded_at(factor)) is not None:
-            return cv2.cvtColor(resize_smoothly(small[rows, columns], width=width, height=height), cv2.COLOR_BGR2RGB)
+        if reduced and (small := self._decoded_at(factor, rows=rows.stop * factor)) is not None:
+            return resize_smoothly(small[rows, columns], width=width, height=height)
         part = self._decoded()[_times(rows, factor), _times(columns, factor)]
         if factor > 1:
             part = cv2.resize(part, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
@@ -129,7 +131,7 @@ class Picture:
         if self._pixels is None:
             assert self._data is not None  # one of the two is always given
             pixels = decode_image(self._data, name=self.name)
-            if self._is_jpeg and pixels.shape[:2] != self._full:
+            if self._header is not None and pixels.shape[:2] != self._full:
                 raise UserError(
                     f"{self.name} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its header says"
                     f" {self._full[1]} x {self._full[0]}. Save it again as JPEG or PNG, or take it out"
@@ -137,16 +139,22 @@ class Picture:
             self._pixels = pixels
         return self._pixels
 
-    def _decoded_at(self, factor: int) -> np.ndarray | None:
-        """The whole JPEG at ``1 / factor`` of its scale, in BGR; None where that does not work."""
-        if self._data is None or not self._is_jpeg or self._pixels is not None:
+    def _decoded_at(self, factor: int, *, rows: int) -> np.ndarray | None:
+        """At least the first rows of the JPEG at ``1 / factor`` of its scale, in RGB; None where that does not work."""
+        if self._data is None or self._header is None or self._pixels is not None:
+            return None
+        if self._header.orientation == 1:
+            found = decode_rows(self._data, self._header, rows=rows, factor=factor)
+            if found is not None:
+                return found
+        if factor == 1:
             return None
         try:
             small = cv2.imdecode(self._data, _REDUCED[factor])
         except cv2.error:
             return None  # decoding it in full raises what a user can read
         expected = tuple(-(-side // factor) for side in self._full)
-        return small if small is not None and small.shape[:2] == expected else None
+        return cv2.cvtColor(small, cv2.COLOR_BGR2RGB) if small is not None and small.shape[:2] == expected else None
 
 
 def shown_window(size: tuple[int, int], preprocessing: Preprocessing) -> Corners:

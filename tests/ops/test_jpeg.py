@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mnvision.ops.image import decode_image
-from mnvision.ops.jpeg import JpegHeader, jpeg_header
+from mnvision.ops.jpeg import jpeg_header
 
 
 def jpeg(width: int = 60, height: int = 40, *, mode: str = "RGB", **options) -> bytes:
@@ -31,6 +31,12 @@ def exif(orientation: int, *, order: str = ">", kind: int = 3, extra: bytes = b"
     return segment(0xE1, b"Exif\0\0" + tiff)
 
 
+def size_of(data: bytes | np.ndarray) -> tuple[int, int, int] | None:
+    """Height, width and orientation."""
+    header = jpeg_header(data)
+    return None if header is None else header[:3]
+
+
 def segment(marker: int, body: bytes) -> bytes:
     return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
 
@@ -42,7 +48,7 @@ def after_start(data: bytes, inserted: bytes) -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_size_of_each_kind(mode: str, progressive: bool):
-    assert jpeg_header(jpeg(mode=mode, progressive=progressive)) == JpegHeader(height=40, width=60, orientation=1)
+    assert size_of(jpeg(mode=mode, progressive=progressive)) == (40, 60, 1)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -50,24 +56,25 @@ def test_size_of_each_kind(mode: str, progressive: bool):
 def test_orientation_in_both_byte_orders(orientation: int, order: str):
     data = after_start(jpeg(), exif(orientation, order=order))
     header = jpeg_header(data)
-    assert header == JpegHeader(40, 60, orientation)
+    assert header is not None
+    assert header[:3] == (40, 60, orientation)
     assert header.upright == ((60, 40) if orientation in (5, 6, 7, 8) else (40, 60))
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
 
 
 def test_a_thumbnail_inside_exif_is_stepped_over():
     thumbnail = jpeg(width=16, height=8)
-    assert jpeg_header(after_start(jpeg(), exif(6, extra=thumbnail))) == JpegHeader(40, 60, 6)
+    assert size_of(after_start(jpeg(), exif(6, extra=thumbnail))) == (40, 60, 6)
 
 
 def test_the_first_exif_segment_counts_and_other_app1_segments_do_not():
     other = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>")
-    assert jpeg_header(after_start(jpeg(), other + exif(3) + exif(6))) == JpegHeader(40, 60, 3)
+    assert size_of(after_start(jpeg(), other + exif(3) + exif(6))) == (40, 60, 3)
 
 
 @pytest.mark.parametrize("inserted", [b"\xff\xff\xff", b"\0\1\2", b"\xff\x01", segment(0xFE, b"\xff\xc0" * 9)])
 def test_fill_bytes_stray_bytes_and_comments_are_stepped_over(inserted: bytes):
-    assert jpeg_header(after_start(jpeg(), inserted)) == JpegHeader(40, 60, 1)
+    assert size_of(after_start(jpeg(), inserted)) == (40, 60, 1)
 
 
 NO_ORIENTATION = segment(0xE1, b"Exif\0\0MM\0*")
@@ -75,7 +82,7 @@ NO_ORIENTATION = segment(0xE1, b"Exif\0\0MM\0*")
 
 @pytest.mark.parametrize("segments", [exif(0), exif(9), NO_ORIENTATION, segment(0xE1, b"Exif\0\0??\0*")])
 def test_nonsense_in_exif_is_upright(segments: bytes):
-    assert jpeg_header(after_start(jpeg(), segments)) == JpegHeader(40, 60, 1)
+    assert size_of(after_start(jpeg(), segments)) == (40, 60, 1)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def test_cut_short_before_the_frame_is_none_and_behind_it_is_not():
     frame = data.index(b"\xff\xc0")
     for length in range(frame + 9):
         assert jpeg_header(data[:length]) is None, length
-    assert jpeg_header(data[: frame + 9]) == JpegHeader(40, 60, 1)
+    assert size_of(data[: frame + 9]) == (40, 60, 1)
 
 
 def test_what_only_a_decoder_can_tell_is_none():
@@ -119,4 +126,4 @@ def test_real_files_agree_with_pillow(shared_data: Path, folder: str):
     for file in files:
         with Image.open(file) as picture:
             expected = (*picture.size[::-1], picture.getexif().get(0x0112, 1))
-        assert jpeg_header(file.read_bytes()) == expected, file
+        assert size_of(file.read_bytes()) == expected, file
