@@ -90,7 +90,11 @@ def build_preprocessing(cfg: Config) -> Preprocessing:
 
 
 def build_data(
-    cfg: Config, *, preprocessing: Preprocessing, class_table: tuple[Sequence[str], Sequence[int]] | None = None
+    cfg: Config,
+    *,
+    preprocessing: Preprocessing,
+    class_table: tuple[Sequence[str], Sequence[int]] | None = None,
+    labels_needed: bool = True,
 ) -> DetectionDataModule | ClassDataModule:
     """The data module of the data section.
 
@@ -98,20 +102,23 @@ def build_data(
         cfg: A valid configuration.
         preprocessing: The input size.
         class_table: Class names and category ids that the data has to adopt, such as a checkpoint holds.
+        labels_needed: Whether training pictures need a class, where they have one.
     """
     options = dict(cfg["data"])
-    for key in (
-        "image_size",
-        "crop_share",
-        "mean",
-        "std",
-    ):  # what it prefers; ``preprocessing`` and the model hold what was chosen
+    for key in ("image_size", "crop_share", "mean", "std"):  # its wishes; ``preprocessing`` holds what was chosen
         options.pop(key, None)
     if options["name"] in LABELLED:
         known = set(inspect.signature(ClassDataModule).parameters)
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
         module = ShardDataModule if options["name"] == "shards" else ClassDataModule
-        return module(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"], options=own)
+        return module(
+            **options,
+            preprocessing=preprocessing,
+            class_table=class_table,
+            seed=cfg["seed"],
+            labels_needed=labels_needed,
+            options=own,
+        )
     if "seed" in options:  # of the generated scenes; the run's seed decides on order and augmentation
         options["shapes_seed"] = options.pop("seed")
     return DetectionDataModule(**options, preprocessing=preprocessing, class_table=class_table, seed=cfg["seed"])
@@ -234,7 +241,11 @@ def build_trainer(
         loggers.append(_csv_logger(folder, start=start))
         if options["tensorboard"]:
             loggers.append(TensorBoardLogger(save_dir=folder, name="tensorboard", version=""))
+    # What is frozen for a while, or left out by an objective, gets no gradient.
+    partial = options["unfreeze_every_epochs"] or cfg["task"]["name"] == "distill"
+    several = count_processes(options["accelerator"], options["devices"]) > 1
     return L.Trainer(
+        strategy="ddp_find_unused_parameters_true" if partial and several and record else "auto",
         default_root_dir=folder,
         max_epochs=options["max_epochs"],
         precision=PRECISIONS[choose_precision(options["precision"], options["accelerator"])],

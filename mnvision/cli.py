@@ -22,7 +22,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -40,6 +40,7 @@ from mnvision.overrides import (
     quote,
     rewrite,
 )
+from mnvision.schema_data import DATA, LABELLED
 
 COMMANDS = {
     "train": "train a model, evaluate it every epoch, keep the best checkpoint",
@@ -120,6 +121,8 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
     try:
         _check_hydra_keys(arguments)
         overrides = rewrite(arguments, groups=config_groups())
+        recalled = _recalled_groups(overrides, command=command)
+        overrides = [*recalled, *overrides]
         if is_sweep(arguments):
             overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if names_one_folder(word)]
             _check_sweep(overrides, command=command)
@@ -129,7 +132,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
             _compose(
                 overrides,
                 command=command,
-                job=lambda cfg: _run(cfg, command=command, arguments=arguments, program=program),
+                job=lambda cfg: _run(cfg, command=command, arguments=arguments, program=program, recalled=recalled),
             )
     except KeyboardInterrupt:
         raise SystemExit(print_interrupted()) from None
@@ -171,7 +174,28 @@ def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfi
             raise UserError(_explain(error)) from error
 
 
-def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Sequence[str]) -> float | None:
+def _recalled_groups(overrides: Sequence[str], *, command: str) -> list[str]:
+    """Words that choose the groups of the run that a checkpoint is from, so that its keys can be changed.
+
+    They are read from the ``config.yaml`` beside its folder; none where that is missing, or the user chose groups.
+    """
+    words = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word)
+    given = words.get("ckpt") or words.get("resume")
+    if given is None or command not in ("train", "eval") or {"data", "task", "experiment"} & words.keys():
+        return []
+    file = Path(given.strip("'\"")).expanduser().parent.parent / "config.yaml"
+    try:
+        name = OmegaConf.load(file).data.name
+    except (OSError, OmegaConfBaseException, YAMLError, AttributeError):
+        return []
+    # Of a distilled student, too: its teacher is no part of the checkpoint.
+    task = ["task=classify"] if name in LABELLED else []
+    return [*task, f"data={name}"] if name in DATA else []
+
+
+def _run(
+    cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Sequence[str], recalled: Sequence[str] = ()
+) -> float | None:
     """Check the composed configuration; then load the program and run the command.
 
     Returns:
@@ -191,8 +215,9 @@ def _run(cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Se
         searchpath = [word for word in hydra_cfg.overrides.hydra if word.startswith("hydra.searchpath=")]
         output_dir = "++output_dir=" + quote(plain["output_dir"])
         job_arguments = [*flags, *searchpath, *hydra_cfg.overrides.task, output_dir]
-    plain["overrides"] = override_keys(hydra_cfg.overrides.task)
-    plain["override_words"] = [word.lstrip("+") for word in hydra_cfg.overrides.task]
+    typed = [word for word in hydra_cfg.overrides.task if word not in recalled]
+    plain["overrides"] = override_keys(typed)
+    plain["override_words"] = [word.lstrip("+") for word in typed]
 
     function = _load(command)
     # Lightning starts the processes of further GPUs with sys.argv: each must run this one job and no other.

@@ -27,8 +27,9 @@ from mnvision.value_types import accepts, choices, describe
 MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map", "classify": "val/top1", "distill": "val/top1"}
 OPTIMIZERS = ("torch.optim.",)
 # Paths that the user gives: relative to the folder in which the command was started.
+NAMES_OR_PATHS = ("task.weights", "backbone.weights", "task.teacher")
 PATH_KEYS = (
-    *("ckpt", "resume", "source", "output_dir", "csv", "data.root", "task.weights", "backbone.weights", "task.teacher"),
+    *("ckpt", "resume", "source", "output_dir", "csv", "data.root", *NAMES_OR_PATHS),
     *("output", "runs", "results", "record"),  # of tables
 )
 
@@ -161,7 +162,7 @@ def absolute_paths(cfg: Mapping[str, Any], *, start: Path) -> dict[str, Any]:
         if not isinstance(given, str) or "://" in given:
             continue
         path = os.path.abspath(start / os.path.expanduser(given))
-        if name != "weights" or os.path.exists(path):
+        if key not in NAMES_OR_PATHS or os.path.exists(path):
             values[name] = path
     return result
 
@@ -181,9 +182,10 @@ def check_files(cfg: Mapping[str, Any], *, command: str = "train") -> None:
     if reads_all and cfg["data"]["name"] in ("coco", "voc"):
         paths["data.root"] = cfg["data"]["root"]
     for section in ("task", "backbone") if reads_all else ():  # weights may be a name or an address as well
-        weights = _mapping(cfg.get(section)).get("weights")
-        if isinstance(weights, str) and "://" not in weights and _is_path(weights):
-            paths[f"{section}.weights"] = weights
+        for name in ("weights", "teacher"):
+            weights = _mapping(cfg.get(section)).get(name)
+            if isinstance(weights, str) and "://" not in weights and _is_path(weights):
+                paths[f"{section}.{name}"] = weights
     problems = [(key, f"no such file or folder: {path}") for key, path in paths.items() if path]
     problems = [(key, problem) for key, problem in problems if not Path(str(paths[key])).exists()]
     if problems:
@@ -268,6 +270,13 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
             input_size(size, sizes[2], stride=stride_of(sizes[3]))
         except UserError as error:
             yield "backbone.rho" if sizes[2] != 1 else "task.image_size" if sizes[0] else "data.image_size", str(error)
+    shrinking = right("task.name", "trainer.progressive_rho")
+    if shrinking and shrinking[1] and shrinking[0] not in ("classify", "distill"):
+        yield "trainer.progressive_rho", f"task={shrinking[0]} has boxes that would not shrink along; leave it null"
+    for key in ("data.mean", "data.std"):
+        values = right(key)
+        if values and values[0] is not None and len(values[0]) != 3:
+            yield key, f"expected three numbers, of red, green and blue; got {_show(values[0])}"
     # A checkpoint brings its own task, which nobody knows yet.
     alone = not cfg.get("ckpt") and not cfg.get("resume")
     if alone and (names := right("task.name", "data.name")) and names[1] not in (fitting := DATA_OF_TASK[names[0]]):

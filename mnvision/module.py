@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import lightning as L  # noqa: N812
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mnvision.backbones.layers import parameters_without_decay
 from mnvision.checkpoint import SECTION, describe_model
 from mnvision.models.base import TaskModel
+from mnvision.ops.image import fit_batch
+from mnvision.ops.resolution import input_size
 from mnvision.types import Batch, Targets, UserError
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class VisionModule(L.LightningModule):
             compares the model with a teacher, its parameters are trained too and kept in checkpoints for a resume.
         selective_weight_decay: Leave depthwise filters, norms and biases out of weight decay (paper, section 3.1).
         layer_decay: Factor of the learning rate from a stage of the backbone to the one before it.
+        progressive: Resolution multipliers of equal parts of the training, such as (0.5, 0.75, 1): its pictures are
+            shrunk so. For classifiers, whose targets have no place in the picture.
         channels_last: Run in channels-last memory order.
         config: The resolved configuration, for the checkpoint.
     """
@@ -67,6 +71,7 @@ class VisionModule(L.LightningModule):
         objective: Objective | None = None,
         selective_weight_decay: bool = True,
         layer_decay: float = 1.0,
+        progressive: Sequence[float] = (),
         channels_last: bool = True,
         config: dict[str, Any] | None = None,
     ) -> None:
@@ -79,11 +84,13 @@ class VisionModule(L.LightningModule):
         self.objective = objective
         self.selective_weight_decay = selective_weight_decay
         self.layer_decay = layer_decay
+        self.progressive = tuple(progressive)
         self.config = config or {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the model's losses, which is minimised."""
-        images = batch.images.contiguous(memory_format=self.memory_format)
+        images = fit_batch(batch.images, self._training_size()) if self.progressive else batch.images
+        images = images.contiguous(memory_format=self.memory_format)
         try:
             losses = (self.objective or self.model.losses)(images, batch.targets)
         except ValueError as error:
@@ -158,6 +165,13 @@ class VisionModule(L.LightningModule):
         """Let the checkpoint describe itself."""
         checkpoint[SECTION] = describe_model(self.model, config=self.config)
 
+    def _training_size(self) -> int:
+        """The side of this epoch's training pictures."""
+        size = self.model.preprocessing.size
+        part = self.current_epoch * len(self.progressive) // max(1, self.trainer.max_epochs or 1)
+        stride = self.model.backbone.levels[-1].stride
+        return input_size(size, self.progressive[min(part, len(self.progressive) - 1)], stride=stride)
+
     def _log_means(self, stage: str, losses: dict[str, Tensor], *, total: Tensor, batch_size: int) -> None:
         """Log the means over the epoch and all processes: one exchange at its end, none at a step."""
         values = {"loss": total} | losses
@@ -168,23 +182,23 @@ class VisionModule(L.LightningModule):
         """Say which pictures make the loss infinite or NaN."""
         parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
         where = f"epoch {self.current_epoch}, step {self.global_step}"
-        images = _culprits(self.model, batch)
+        images = _culprits(self.model, self.objective or self.model.losses, batch)
+        where_to_look = "boxes" if isinstance(batch.targets, Targets) else "pixels"
         return (
             f"the loss is not finite at {where} ({parts}); pictures with image ids {', '.join(map(str, images))}. "
-            "Look at their boxes, lower optimizer.lr or trainer.gradient_clip, or set trainer.precision=32"
+            f"Look at their {where_to_look}, lower optimizer.lr or trainer.gradient_clip, or set trainer.precision=32"
         )
 
 
 @torch.no_grad()
-def _culprits(model: TaskModel, batch: Batch) -> list[int]:
+def _culprits(model: TaskModel, objective: Objective, batch: Batch) -> list[int]:
     """Image ids of the pictures whose own loss is not finite; all of the batch where none is by itself."""
     targets = batch.targets
     culprits = []
     model.eval()  # one picture has no statistics; training ends here anyway
     for row in range(len(batch.images)):
         one = slice(row, row + 1)
-        alone = Targets(*(tensor[one] for tensor in vars(targets).values()))
-        losses = model.losses(batch.images[one], alone)
+        losses = objective(batch.images[one], targets.rows(one))
         if not all(bool(torch.isfinite(value)) for value in losses.values()):
             culprits.append(int(targets.image_ids[row]))
     return culprits or [int(image_id) for image_id in targets.image_ids]

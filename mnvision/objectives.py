@@ -108,7 +108,7 @@ def _kept_outputs(cfg: Config, objective: Distillation, teacher: Classifier, dat
             "task.cache_teacher=false"
         )
     pictures, folder = data.load_split("train"), data.image_folder("train")
-    file = outputs_file(teacher, pictures, folder=Path(folder), seen=data.preprocessing)
+    file = outputs_file(teacher, pictures, folder=Path(folder), seen=data.preprocessing, margin=data.margin)
     keep_outputs(
         objective,
         data.evaluation_dataloader("train"),

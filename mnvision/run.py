@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import numpy as np
+import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnvision import build
@@ -72,10 +73,13 @@ def train(cfg: Config) -> dict[str, float]:
         table = None
         if teacher is not None and not cfg["task"]["use_labels"]:
             table = (teacher.spec.classes, teacher.spec.category_ids)
-        data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg), class_table=table)
+        data = build.build_data(
+            cfg, preprocessing=build.build_preprocessing(cfg), class_table=table, labels_needed=table is None
+        )
         data.setup("fit")
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
-    check_run_folder(cfg, overwrite=cfg["resume"], sources=[data.image_folder("val")])
+        data.preprocessing = model.preprocessing  # with the mean colour, which came with the weights
+    check_run_folder(cfg, overwrite=cfg["resume"], sources=data.picture_folders("val"))
     cfg = build.whole_batches(cfg, train=data.train_size, val=len(data.load_split("val")))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     if is_folded(model) and saved is None:
@@ -89,12 +93,15 @@ def train(cfg: Config) -> dict[str, float]:
         schedule=build.build_schedule(cfg),
         objective=build_objective(cfg, model, data=data, teacher=teacher),
         layer_decay=cfg["trainer"]["layer_decay"],
+        progressive=cfg["trainer"]["progressive_rho"] or (),
         selective_weight_decay=cfg["trainer"]["selective_weight_decay"],
         channels_last=cfg["trainer"]["channels_last"],
         config=cfg,
     )
     if cfg["trainer"]["compile"]:
         model.compile()
+        if isinstance(module.objective, torch.nn.Module):
+            module.objective.compile()
     folder = run_folder(cfg)
     callbacks = progress_callbacks(bar=cfg["trainer"]["progress_bar"], columns=kind.COLUMNS)
     if cfg["trainer"]["unfreeze_every_epochs"]:
@@ -161,7 +168,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
         annotations = data.load_split(cfg["split"])
         _check_classes(cfg["task"]["weights"], annotations.classes)
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
-    check_run_folder(cfg, sources=[data.image_folder(cfg["split"])])
+        data.preprocessing = model.preprocessing
+    check_run_folder(cfg, sources=data.picture_folders(cfg["split"]))
     cfg = build.whole_batches(cfg, val=len(annotations))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
     kind = kind_of(model, command="eval")
@@ -246,7 +254,12 @@ def _data_for(model: TaskModel, cfg: Config) -> Any:
     if name not in fitting:
         raise UserError(f"data={name} is not for a model of task {model.spec.task}; choose one of {', '.join(fitting)}")
     table = (model.spec.classes, model.spec.category_ids)
-    return build.build_data(cfg, preprocessing=model.preprocessing, class_table=table)
+    return build.build_data(
+        cfg,
+        preprocessing=model.preprocessing,
+        class_table=table,
+        labels_needed=cfg["task"].get("use_labels", True),
+    )
 
 
 def _check_classes(name: str, classes: Sequence[str]) -> None:

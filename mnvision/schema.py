@@ -227,6 +227,7 @@ class Trainer:
     pretrained_lr_factor: Share
     layer_decay: Share
     unfreeze_every_epochs: Count | None
+    progressive_rho: list[Positive] | None
     ema_decay: Fraction | None
     gradient_clip: Positive | None
     limit_train_batches: Count | Share | None

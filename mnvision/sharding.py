@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from mnvision import build
+from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.shard_writer import shards_from
 from mnvision.errors import UserError
 from mnvision.types import LabelledPictures
@@ -23,8 +24,12 @@ def write_shards(cfg: dict[str, Any]) -> dict[str, int]:
     data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
     data.prepare_data()
     pictures = data.load_split(cfg["split"])
-    if not isinstance(pictures, LabelledPictures):
+    if not isinstance(pictures, LabelledPictures) or isinstance(data, DetectionDataModule):
         raise UserError(f"data={cfg['data']['name']}: its pictures have boxes to be found; shards hold one class each")
+    if data.margin is not None or data.format == "shards":
+        raise UserError(
+            f"data={data.format}: shards hold whole pictures from files; give data of such, and no data.crop_to_box"
+        )
     megabytes = cfg["max_megabytes"]
     index = shards_from(
         pictures,

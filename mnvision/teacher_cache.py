@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnvision.cache import cache_dir
+from mnvision.models.base import TaskModel
 from mnvision.models.distillation import Distillation
 from mnvision.types import Batch, LabelledPictures, Preprocessing
 
@@ -61,24 +64,33 @@ def keep_outputs(
             values = np.full((count, rows.shape[1]), np.nan, np.float32)
         values[batch.targets.image_ids.numpy()] = rows
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{hashlib.sha256(str(id(values)).encode()).hexdigest()[:8]}.part.npy")
+    part = file.with_suffix(f".{os.getpid()}.part.npy")
     np.save(part, values if values is not None else np.zeros((0, 0), np.float32))
     part.replace(file)
     logger.info("teacher: asked for %d pictures once, kept in %s", count, file)
     return file
 
 
-def outputs_file(teacher: nn.Module, pictures: LabelledPictures, *, folder: Path, seen: Preprocessing) -> Path:
-    """Where a teacher's outputs for a split belong: a name that changes with the teacher, the pictures and their size.
+def outputs_file(
+    teacher: TaskModel, pictures: LabelledPictures, *, folder: Path, seen: Preprocessing, margin: float | None
+) -> Path:
+    """Where a teacher's outputs for a split belong: a name that changes with all that they depend on.
 
     Args:
         teacher: The network with its weights.
-        pictures: The split.
+        pictures: The split; size and time of its files count.
         folder: Of the pictures.
         seen: How pictures are fitted to the student's input.
+        margin: What is shown around the boxes; None where the whole pictures are.
     """
-    digest = hashlib.sha256(repr((str(folder), len(pictures), seen.size, seen.fit, seen.crop_share)).encode())
-    digest.update(np.ascontiguousarray(pictures.file_names).tobytes())
+    digest = hashlib.sha256(repr((str(folder), seen, margin, teacher.spec, teacher.preprocessing)).encode())
+    for array in (pictures.file_names, None if margin is None else pictures.boxes, pictures.pixels):
+        digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    if pictures.pixels is None:
+        for index in range(len(pictures)):
+            with contextlib.suppress(OSError):  # reading it will tell
+                stat = (folder / pictures.file_name(index)).stat()
+                digest.update(repr((stat.st_size, stat.st_mtime_ns)).encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -91,6 +91,10 @@ class Targets:
         """Copy to a device; Lightning calls this when it moves a batch."""
         return Targets(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
 
+    def rows(self, rows: slice) -> Targets:
+        """Those of some pictures of the batch."""
+        return Targets(*(tensor[rows] for tensor in vars(self).values()))
+
     def pin_memory(self) -> Targets:
         """Copy to page-locked memory; the data loader calls this."""
         return Targets(*(tensor.pin_memory() for tensor in vars(self).values()))
@@ -139,6 +143,10 @@ class Labels:
     def pin_memory(self) -> Labels:
         """Copy to page-locked memory; the data loader calls this."""
         return self._each(Tensor.pin_memory)
+
+    def rows(self, rows: slice) -> Labels:
+        """Those of some pictures of the batch."""
+        return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Labels:
         others, shares = (None if tensor is None else change(tensor) for tensor in (self.others, self.shares))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from mnvision import build, load_model, run, sharding
+from mnvision import build, cli, load_model, run, sharding
+from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.errors import ConfigError, UserError
+from mnvision.models.create import build_model
+from mnvision.teacher_cache import outputs_file
 from tests.runs import DATA, TRAINER, configure
 
 TINY = (*DATA, *TRAINER, "task=classify", "backbone.alpha=0.25", "task.image_size=32", "optimizer.lr=0.001")
@@ -126,16 +130,24 @@ def test_a_run_is_repeated_and_resumed_to_the_digit_with_everything_on(root, tmp
 
 
 def test_unfreezing_goes_from_the_head_to_the_stem(root, tmp_path):
-    train(tmp_path / "0", root, "trainer.max_epochs=1", "optimizer.weight_decay=0")
     words = (root, "trainer.max_epochs=2", "optimizer.weight_decay=0", "trainer.unfreeze_every_epochs=1")
-    train(tmp_path / "1", *words, "seed=0")
-    fresh = load_model(last(tmp_path / "1"))
-    before = torch.load(f"{tmp_path}/1/checkpoints/best.ckpt", weights_only=True)["state_dict"]
-    stages = fresh.backbone.stages
-    first = next(iter(stages[0][0].parameters()))
-    name = next(key for key, value in fresh.named_parameters() if value is first)
+    train(tmp_path, *words)
+    trained = load_model(last(tmp_path))
     torch.manual_seed(0)
-    torch.testing.assert_close(first, before[f"model.{name}"], rtol=0, atol=0)
+    with torch.random.fork_rng():
+        from lightning import seed_everything
+
+        seed_everything(0, verbose=False)
+        fresh = build_model(trained.spec)  # the weights that the run began with
+    after = dict(trained.named_parameters())
+    moved = {name for name, value in fresh.named_parameters() if not torch.equal(value, after[name])}
+    stages = [{id(value) for part in stage for value in part.parameters()} for stage in fresh.backbone.stages]
+    by_stage = [
+        {name in moved for name, value in fresh.named_parameters() if id(value) in stage and value.ndim == 4}
+        for stage in stages
+    ]
+    assert "head.weight" in moved
+    assert by_stage == [{False}] * (len(stages) - 1) + [{True}]
 
 
 @pytest.mark.parametrize("missing", ["use_labels=true", "use_labels=false"])
@@ -203,3 +215,81 @@ def test_training_from_shards(trained, root, tmp_path):
         configure("eval", *TRAINER, f"ckpt={last(tmp_path / 'run')}", f"output_dir={tmp_path / 'eval2'}")
     )
     assert again == pytest.approx(streamed, rel=1e-4)
+
+
+def test_keys_of_a_checkpoints_own_data_can_be_changed(trained, tmp_path, monkeypatch, capfd):
+    ckpt = f"ckpt={trained}/checkpoints/best.ckpt"
+    monkeypatch.setattr("sys.argv", ["mnvision", "eval", ckpt, "data.batch_size=3", *TRAINER, f"output_dir={tmp_path}"])
+    cli.main()
+    assert "batch_size: 3" in (tmp_path / "config.yaml").read_text()
+    assert json.loads((tmp_path / "metrics.json").read_text()) == pytest.approx(
+        json.loads((trained / "metrics.json").read_text()), rel=1e-4
+    )
+
+
+def test_a_loss_that_is_not_finite_names_the_pictures(root, tmp_path):
+    with pytest.raises(UserError, match="the loss is not finite at epoch 0.*Look at their pixels"):
+        train(tmp_path, root, "optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip=null")
+
+
+def test_a_resumed_run_fills_with_the_same_colour(root, tmp_path):
+    words = (root, "data.mean=[10,20,30]", "data.std=[60,60,60]", "data.augment=strong", "data.erasing=1.0")
+    cfg = configure("train", *TINY, *words, f"output_dir={tmp_path}")
+    fills = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = ClassDataModule.train_dataloader
+
+        def noted(module):
+            fills.append(module.view(training=True).fill)
+            return original(module)
+
+        patch.setattr(ClassDataModule, "train_dataloader", noted)
+        run.train(cfg)
+        run.train(configure("train", f"resume={last(tmp_path)}", "trainer.max_epochs=3"))
+    assert set(fills) == {(10, 20, 30)}
+
+
+def test_pictures_without_a_class_teach_a_student(trained, root, tmp_path):
+    folder = tmp_path / "photos" / "train"
+    folder.mkdir(parents=True)
+    for number in range(8):
+        cv2.imwrite(str(folder / f"{number}.png"), np.random.default_rng(number).integers(0, 255, (40, 40, 3)))
+    for name in ("circle", "unheard of"):
+        (tmp_path / "photos" / "val" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "photos" / "val" / name / "0.png"), np.zeros((40, 40, 3)))
+    words = ("task=distill", f"task.teacher={last(trained)}", "task.use_labels=false", "data=image_folder")
+    own = ("data.num_workers=0", "data.batch_size=4", "task.image_size=32", "backbone.alpha=0.125", *TRAINER)
+    run.train(configure("train", *words, *own, f"data.root={tmp_path / 'photos'}", f"output_dir={tmp_path / 'run'}"))
+    rows = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert [row["truth"] for row in rows] == ["circle", None]
+
+
+def test_what_a_kept_teacher_depends_on(trained, root):
+    cfg = configure("train", *TINY, root)
+    data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
+    pictures, teacher = data.load_split("train"), load_model(last(trained))
+    known = {"folder": data.image_folder("train"), "seen": data.preprocessing, "margin": 0.1}
+    names = {outputs_file(teacher, pictures, **known)}
+    names.add(outputs_file(teacher, pictures, **{**known, "margin": None}))
+    names.add(outputs_file(teacher, pictures, **{**known, "seen": replace(data.preprocessing, size=40)}))
+    names.add(outputs_file(teacher, replace(pictures, boxes=pictures.boxes + 1), **known))
+    names.add(outputs_file(teacher, pictures.take(np.arange(5)), **known))
+    teacher.preprocessing = replace(teacher.preprocessing, mean=(1.0, 2.0, 3.0))
+    names.add(outputs_file(teacher, pictures, **known))
+    teacher.head.bias.data += 1
+    names.add(outputs_file(teacher, pictures, **known))
+    assert len(names) == 7
+    assert outputs_file(teacher, pictures, **known) in names
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.mean=[127]"], "data.mean: expected three numbers, of red, green and blue; got [127]"),
+        (["task=ssd", "data=shapes", "trainer.progressive_rho=[0.5,1]"], "task=ssd has boxes that would not shrink"),
+    ],
+)
+def test_bad_values(words, message):
+    with pytest.raises(ConfigError) as error:
+        configure("train", "task=classify", *words)
+    assert message in str(error.value)

@@ -104,6 +104,19 @@ def test_large_fully_connected_layers_are_packed():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+FAMILIES = ("mobilenet_v1", "mobilenet_v3_large", "mobilenet_v3_small", "mobilenet_v4_conv_small")
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_classifiers(backbone):
+    torch.manual_seed(0)
+    model = create_model("classify", backbone=backbone, image_size=64, num_classes=1000).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    fast = for_inference(model)
+    assert any(isinstance(part, PackedLinear) for part in fast.modules()) == (backbone in FAMILIES[1::2])
+    torch.testing.assert_close(fast(images), model(images), rtol=1e-3, atol=1e-4)
+
+
 def test_convolutions_that_levels_share_are_packed_for_the_finest():
     model = make("fpn").eval()
     shapes = inference._input_shapes(model, torch.zeros(1, 3, 106, 106))

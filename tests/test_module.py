@@ -232,6 +232,17 @@ def test_broken_weights_are_every_pictures_fault():
         fit(VisionModule(model, make_optimizer=sgd()), [batch()])
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(3, [32, 64, 96]), (4, [32, 32, 64, 96]), (2, [32, 64])])
+def test_pictures_grow_in_equal_parts_of_the_training(epochs, expected):
+    torch.manual_seed(0)
+    model = create_model("classify", alpha=0.25, num_classes=3, image_size=96)
+    sides = []
+    model.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]) if model.training else None)
+    module = VisionModule(model, make_optimizer=sgd(0.01), progressive=(0.3, 0.667, 1))
+    fit(module, [Batch(batch(size=96).images, Labels(torch.tensor([0, 1, 2]), torch.arange(3)))], epochs=epochs)
+    assert sides == expected
+
+
 # optimiser
 
 

@@ -13,6 +13,8 @@ from mnvision.backbones.layers import ACTIVATIONS, LayerOptions, initialise
 from mnvision.errors import UserError
 from mnvision.types import FeatureLevel
 
+LEAST_SIDE = 24  # pixels; less, and a pooling has nothing left
+
 
 class Plan(NamedTuple):
     """What the versions differ in.
@@ -124,6 +126,8 @@ class SqueezeNet(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map normalised images [B, 3, H, W] to maps at strides 2, 4, 8 and 16, of at most ceil(H/s), ceil(W/s)."""
+        if min(images.shape[-2:]) < LEAST_SIDE:
+            raise UserError(f"squeezenet needs pictures of {LEAST_SIDE} pixels a side, got {tuple(images.shape[-2:])}")
         maps = []
         features = self.stem(images)
         for index, block in enumerate(self.blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from mnvision.data.class_dataset import ClassDataset, class_collate
-from mnvision.data.class_formats import find_root, read_labelled
+from mnvision.data.class_dataset import ClassCollate, ClassDataset
+from mnvision.data.class_formats import find_root, picture_folder, read_labelled
 from mnvision.data.classification_transforms import ClassAugment, ClassTransform
 from mnvision.data.dataset import BadImages
-from mnvision.data.labelled import adopt_labels, class_counts, describe_labelled
+from mnvision.data.labelled import adopt_labels, class_counts, describe_labelled, forget_strange
 from mnvision.data.loaders import make_loader
 from mnvision.data.mixing import Mixing
 from mnvision.data.splits import VAL_SHARE, Split
@@ -54,6 +55,7 @@ class ClassDataModule(LightningDataModule):
         val_share: Share of the training pictures that is held out where there is no validation split.
         split_seed: Of that split.
         seed: Of order and augmentation.
+        labels_needed: False: training pictures may have no class, and classes that ``class_table`` lacks are not known.
         options: What the format alone knows, see `read_labelled`.
     """
 
@@ -81,6 +83,7 @@ class ClassDataModule(LightningDataModule):
         val_share: float = VAL_SHARE,
         split_seed: int = 0,
         seed: int = 0,
+        labels_needed: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -92,26 +95,22 @@ class ClassDataModule(LightningDataModule):
         self.root = None if root is None else Path(root).expanduser()
         self.preprocessing = preprocessing
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.training_view = ClassTransform(
-            augment,
-            preprocessing=preprocessing,
-            min_area=min_area,
-            color=color,
-            randaugment=randaugment,
-            erasing=erasing,
+        self._policy = functools.partial(
+            ClassTransform, augment, min_area=min_area, color=color, randaugment=randaugment, erasing=erasing
         )
-        self.evaluation_view = ClassTransform("none", preprocessing=preprocessing)
+        self._policy(preprocessing=preprocessing)  # wrong values show before anything is read
         self.mixing = Mixing(mixup=mixup, cutmix=cutmix) if mixup or cutmix else None
         self.balanced = balanced
         self.bad_images = bad_images
         # A picture of shape_crops is nothing but a box.
         boxed = crop_to_box or name == "shape_crops"
-        self._margin = SHAPE_MARGIN if name == "shape_crops" else box_margin if crop_to_box else None
+        self.margin = SHAPE_MARGIN if name == "shape_crops" else box_margin if crop_to_box else None
         self._classes = None if classes is None else tuple(classes)
         self._class_table = class_table
         self._val_share, self._split_seed = val_share, split_seed
         self.seed = seed
-        self._options = {**(options or {}), "boxes": boxed}
+        self._labels_needed = labels_needed
+        self._options = {**(options or {}), "boxes": boxed, "unlabelled": not labels_needed}
         self._splits: dict[Split, LabelledPictures] = {}
         self._places: dict[Split, np.ndarray] = {}  # of shards
         self._datasets: list[ClassDataset] = []  # not the loaders: that would keep their workers alive
@@ -164,10 +163,25 @@ class ClassDataModule(LightningDataModule):
                 options=self._options,
             )
             if self._class_table is not None:
-                pictures = adopt_labels(pictures, classes=self._class_table[0], name=f"{self.root} ({split})")
-            log.info("%s: %s", split, describe_labelled(pictures))
-            self._splits[split] = pictures
+                table, name = self._class_table[0], f"{self.root} ({split})"
+                if not self._labels_needed:
+                    pictures = forget_strange(pictures, classes=table)
+                pictures = adopt_labels(pictures, classes=table, name=name)
+            self._keep(split, pictures)
         return self._splits[split]
+
+    def _keep(self, split: Split, pictures: LabelledPictures) -> None:
+        """Log and remember a split.
+
+        Raises:
+            UserError: If none of its pictures has a class, where that is needed.
+        """
+        log.info("%s: %s", split, describe_labelled(pictures))
+        if not (pictures.labels >= 0).any() and (split != "train" or self._labels_needed):
+            raise UserError(
+                f"{self.root} ({split}): no picture has a known class. Expected labels; check the data keys"
+            )
+        self._splits[split] = pictures
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled and augmented; the last, smaller batch is dropped unless it is the only one."""
@@ -183,19 +197,30 @@ class ClassDataModule(LightningDataModule):
 
     def image_folder(self, split: Split) -> Path:
         """The folder that the file names of a split are relative to."""
-        return self._folder()
+        return picture_folder(self.format, self._folder(), options=self._options)
+
+    def picture_folders(self, split: Split) -> set[Path]:
+        """All folders in which the pictures of a split are."""
+        folder = self.image_folder(split)
+        return {folder / name.decode("utf-8").rpartition("/")[0] for name in self.load_split(split).file_names.tolist()}
 
     def dataset(self, split: Split, *, training: bool) -> ClassDataset:
         """The pictures of a split, augmented in training."""
         return ClassDataset(
             self.load_split(split),
-            folder=self._folder(),
-            transform=self.training_view if training else self.evaluation_view,
-            crop_to_box=self._margin,
+            folder=self.image_folder(split),
+            transform=self.view(training=training),
+            crop_to_box=self.margin,
             bad_images=self.bad_images,
             substitute=training,
             seed=self.seed,
         )
+
+    def view(self, *, training: bool) -> ClassTransform:
+        """From a picture to the input; made when it is asked for, as ``preprocessing`` may be settled late."""
+        if training:
+            return self._policy(preprocessing=self.preprocessing)
+        return ClassTransform("none", preprocessing=self.preprocessing)
 
     def teardown(self, stage: str | None = None) -> None:
         """Report the pictures that were skipped since the last report."""
@@ -219,6 +244,6 @@ class ClassDataModule(LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             seed=self.seed,
-            collate=class_collate(self.mixing if training else None),
+            collate=ClassCollate(self.mixing if training else None),
             weights=weights,
         )

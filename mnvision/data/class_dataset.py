@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,15 +77,21 @@ class ClassDataset(PictureDataset):
         return Picture.from_path(self.folder / self.pictures.file_name(index), box=box, margin=margin)
 
 
-def class_collate(mixing: Mixing | None = None) -> Callable[[Sequence[Item]], Batch]:
-    """What makes a batch of items: stacked in channels-last memory, and mixed where that is asked for."""
+class ClassCollate:
+    """Makes a batch of items: stacked in channels-last memory, and mixed where that is asked for.
 
-    def collate(items: Sequence[Item]) -> Batch:
+    Args:
+        mixing: How; None for not at all.
+    """
+
+    def __init__(self, mixing: Mixing | None = None) -> None:
+        self.mixing = mixing
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        """The batch of some items."""
         pixels, labels, places, numbers = zip(*items, strict=True)
         images = torch.from_numpy(np.stack(pixels))  # [B, S, S, 3]
         targets = Labels(torch.tensor(labels), torch.tensor(places))
-        if mixing is not None:
-            images, targets = mix(images, targets, mixing=mixing, rng=np.random.default_rng(numbers[0]))
+        if self.mixing is not None:
+            images, targets = mix(images, targets, mixing=self.mixing, rng=np.random.default_rng(numbers[0]))
         return Batch(images.permute(0, 3, 1, 2), targets)
-
-    return collate

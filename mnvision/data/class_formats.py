@@ -12,7 +12,7 @@ from mnvision.cache import cache_dir
 from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.cifar import read_cifar10, read_cifar100
 from mnvision.data.coco import read_coco
-from mnvision.data.folders import SplitFolders, read_folders
+from mnvision.data.folders import SplitFolders, read_classes, read_folders, read_unlabelled
 from mnvision.data.homes import obtain
 from mnvision.data.lists import Columns, read_list
 from mnvision.data.pets import read_pets
@@ -34,7 +34,8 @@ class Request(NamedTuple):
         classes: Names of the classes to use; None uses all.
         val_share: Share of the training pictures that is held out where there is no validation split.
         seed: Of that split.
-        options: The format's own keys of the data section, and ``boxes``: whether these are wanted.
+        options: The format's own keys of the data section; and whether ``boxes`` are wanted, and training pictures may
+            be ``unlabelled``.
     """
 
     root: Path
@@ -64,6 +65,17 @@ def find_root(name: str, root: Path | None, *, options: Options) -> Path:
     return extract_once(root) if root.is_file() and is_archive(root) else root
 
 
+def picture_folder(name: str, root: Path, *, options: Options) -> Path:
+    """The folder that the file names of a data set are relative to.
+
+    Args:
+        name: A key of ``READERS``.
+        root: What ``find_root`` gave.
+        options: The format's own keys of the data section.
+    """
+    return root / options["images"] if name == "picture_list" else root
+
+
 def read_labelled(
     name: str,
     root: Path,
@@ -74,7 +86,7 @@ def read_labelled(
     seed: int,
     options: Options,
 ) -> LabelledPictures:
-    """Read a split; file names are relative to the root.
+    """Read a split; file names are relative to ``picture_folder``.
 
     Args:
         name: A key of ``READERS``.
@@ -90,15 +102,22 @@ def read_labelled(
 
 def _read_folders(asked: Request) -> LabelledPictures:
     folders = SplitFolders(*(asked.options[split] for split in ("train", "val", "test")))
-    root, split, classes, share, seed, _ = asked
+    root, split, classes, share, seed, options = asked
+    train = root / folders.train
+    if options["unlabelled"] and train.is_dir() and not any(map(Path.is_dir, train.iterdir())):
+        if split == "train":
+            return read_unlabelled(root, part=folders.train, classes=classes or ())
+        return read_classes(root, part=getattr(folders, split), classes=classes)
     return read_folders(root, split, classes=classes, folders=folders, val_share=share, seed=seed)
 
 
 def _read_lists(asked: Request) -> LabelledPictures:
     options = asked.options
-    columns = Columns(file=options["file_column"], label=options["label_column"])
-    if options["split_column"] is not None:
-        columns = Columns(file=columns.file, label=columns.label, split=options["split_column"])
+    columns = Columns(file=options["file_column"], label=options["label_column"], split=options["split_column"])
+    if columns.split is not None and (options["val"] or options["test"]):
+        raise UserError(
+            f"data.split_column={columns.split} says what is measured on, and so do data.val and data.test; give one"
+        )
     folder, own = asked.root / options["images"], options[asked.split]
     train = asked.root / options["train"]
     if asked.split != "train" and own is not None:
@@ -115,14 +134,12 @@ def _read_lists(asked: Request) -> LabelledPictures:
     )
 
 
-def _read_dogs(asked: Request) -> LabelledPictures:
-    root, split, classes, share, seed, options = asked
-    return read_stanford_dogs(root, split, classes=classes, boxes=options["boxes"], val_share=share, seed=seed)
+def _animals(read: Callable[..., LabelledPictures]) -> Callable[[Request], LabelledPictures]:
+    def reader(asked: Request) -> LabelledPictures:
+        root, split, classes, share, seed, options = asked
+        return read(root, split, classes=classes, boxes=options["boxes"], val_share=share, seed=seed)
 
-
-def _read_pets(asked: Request) -> LabelledPictures:
-    root, split, classes, share, seed, options = asked
-    return read_pets(root, split, classes=classes, boxes=options["boxes"], val_share=share, seed=seed)
+    return reader
 
 
 def _cifar(read: Callable[..., LabelledPictures]) -> Callable[[Request], LabelledPictures]:
@@ -161,8 +178,8 @@ def _shapes(options: Options) -> dict[str, int]:
 READERS: dict[str, Callable[[Request], LabelledPictures]] = {
     "image_folder": _read_folders,
     "picture_list": _read_lists,
-    "stanford_dogs": _read_dogs,
-    "oxford_pets": _read_pets,
+    "stanford_dogs": _animals(read_stanford_dogs),
+    "oxford_pets": _animals(read_pets),
     "cifar10": _cifar(read_cifar10),
     "cifar100": _cifar(read_cifar100),
     "shape_crops": _read_shape_crops,

@@ -214,6 +214,10 @@ class DetectionDataModule(LightningDataModule):
         """The folder that the file names of a split are relative to."""
         return self._folder() / self._paths(split)[0]
 
+    def picture_folders(self, split: Split) -> set[Path]:
+        """All folders in which the pictures of a split are."""
+        return {self.image_folder(split)}
+
     def teardown(self, stage: str | None = None) -> None:
         """Report the pictures that were skipped since the last report."""
         for dataset in self._datasets:

@@ -54,6 +54,15 @@ def adopt_labels(pictures: LabelledPictures, *, classes: Sequence[str], name: st
     return replace(pictures, labels=table[pictures.labels], classes=tuple(classes))
 
 
+def forget_strange(pictures: LabelledPictures, *, classes: Sequence[str]) -> LabelledPictures:
+    """The pictures of classes that are not in a table lose theirs: their labels are -1, and the classes go."""
+    known = [label for label, name in enumerate(pictures.classes) if name in set(classes)]
+    place = np.full(len(pictures.classes) + 1, -1)  # the last one for -1
+    place[known] = np.arange(len(known))
+    names = tuple(pictures.classes[label] for label in known)
+    return replace(pictures, labels=place[pictures.labels], classes=names)
+
+
 def refuse_strange(names: Sequence[str], *, classes: Sequence[str], name: str) -> None:
     """Refuse class names that are not among those to learn or recognise, see `adopt_labels`."""
     known = set(classes)

@@ -25,11 +25,11 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a CSV file; a box has four, which may be missing, and so may the split's."""
+    """Names of the columns of a CSV file; a box has four, which may be missing."""
 
     file: str = "file"
     label: str | None = "label"  # None: the classes are not known
-    split: str = "split"
+    split: str | None = None  # None: the list is not split
     splits: tuple[str, str, str] = ("train", "val", "test")  # what the split's column says
     box: tuple[str, str, str, str] = _CORNERS
 
@@ -124,7 +124,7 @@ def _read_csv(text: TextIO, *, columns: Columns, file: Path) -> _Rows:
         header = [name.strip() for name in next(reader, [])]
         place = _places(header, columns=columns, file=file)
         has_box = all(name in place for name in columns.box)
-        rows = _Rows(splits=[] if columns.split in place else None, boxes=[] if has_box else None)
+        rows = _Rows(splits=[] if columns.split is not None else None, boxes=[] if has_box else None)
         for cells in reader:
             if not cells:
                 continue
@@ -134,7 +134,7 @@ def _read_csv(text: TextIO, *, columns: Columns, file: Path) -> _Rows:
             rows.files.append(_path(cells[place[columns.file]], file=file, line=reader.line_num))
             rows.labels.append(cells[place[columns.label]] if columns.label is not None else "")
             rows.lines.append(reader.line_num)
-            if rows.splits is not None:
+            if rows.splits is not None and columns.split is not None:
                 rows.splits.append(cells[place[columns.split]])
             if rows.boxes is not None:
                 rows.boxes.append(_box([cells[place[name]] for name in columns.box], file=file, line=reader.line_num))
@@ -146,7 +146,7 @@ def _read_csv(text: TextIO, *, columns: Columns, file: Path) -> _Rows:
 def _places(header: list[str], *, columns: Columns, file: Path) -> dict[str, int]:
     """Which column has which name; complains of those that are missing."""
     place = {name: i for i, name in enumerate(header)}
-    for name in (columns.file, columns.label):
+    for name in (columns.file, columns.label, columns.split):
         if name is not None and name not in place:
             raise file_error(
                 file,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from mnvision.cache import cache_dir
 from mnvision.data.class_datamodule import ClassDataModule
-from mnvision.data.class_dataset import ClassDataset, class_collate
-from mnvision.data.labelled import adopt_labels
+from mnvision.data.class_dataset import ClassCollate, ClassDataset
+from mnvision.data.classification_transforms import ClassTransform
+from mnvision.data.dataset import BadImages
 from mnvision.data.loaders import Loader, auto_workers, start_worker
 from mnvision.data.shard_files import expand_shards, is_url, open_shard, with_index
 from mnvision.data.shard_labels import BadSampleError, LabelReader, picture_of
@@ -40,10 +41,9 @@ class ShardDataModule(ClassDataModule):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes: those that were asked for, else those of the shards' index."""
-        if self._class_table is not None:
-            return tuple(self._class_table[0])
-        if self._classes is not None:
-            return self._classes
+        own = self._own_classes()
+        if own is not None:
+            return own
         known = with_index(self._shards("train"))[1]
         if known is None:
             raise UserError(
@@ -56,13 +56,25 @@ class ShardDataModule(ClassDataModule):
     def train_size(self) -> int:
         """Training pictures in an epoch, of all processes together."""
         stream = self._stream()
-        return len(stream) * stream.world_size
+        try:
+            return len(stream) * stream.world_size
+        except TypeError:
+            raise UserError(
+                f"{self.root}: without an index.json nobody knows how many pictures the shards hold; give "
+                "data.epoch_length=COUNT"
+            ) from None
 
     def prepare_data(self) -> None:
         """Nothing to make."""
 
     def setup(self, stage: str | None = None) -> None:
-        """List the validation pictures; training pictures are not listed, there may be millions."""
+        """List the validation pictures; training pictures are not listed, there may be millions.
+
+        Raises:
+            UserError: If something is asked for that a stream cannot do.
+        """
+        if self.balanced:
+            raise UserError("data.balanced=true: a stream shows what it holds; give task.class_weights=balanced")
         self._shards("train")
         self.load_split("val")
 
@@ -70,16 +82,21 @@ class ShardDataModule(ClassDataModule):
         """The pictures of a split; reads all its shards once."""
         if split not in self._splits:
             pictures, self._places[split] = list_samples(
-                self._shards(split), classes=self._own_classes(), label_from=self._options["label_from"]
+                self._shards(split),
+                classes=self._own_classes(),
+                label_from=self._options["label_from"],
+                cache=self._cache(),
             )
-            if self._class_table is not None and self._classes is None:
-                pictures = adopt_labels(pictures, classes=self._class_table[0], name=f"{self.root} ({split})")
-            self._splits[split] = pictures
+            self._keep(split, pictures)
         return self._splits[split]
 
     def image_folder(self, split: Split) -> Path:
         """The root."""
         return self._folder()
+
+    def picture_folders(self, split: Split) -> set[Path]:
+        """None: the pictures are in the shards."""
+        return set()
 
     def dataset(self, split: Split, *, training: bool) -> ClassDataset:
         """The pictures of a split, in the order of its shards."""
@@ -88,7 +105,8 @@ class ShardDataModule(ClassDataModule):
             pictures,
             shards=self._shards(split),
             places=self._places[split],
-            transform=self.training_view if training else self.evaluation_view,
+            cache=self._cache(),
+            transform=self.view(training=training),
             bad_images=self.bad_images,
             seed=self.seed,
         )
@@ -101,7 +119,7 @@ class ShardDataModule(ClassDataModule):
             stream,
             batch_size=self.batch_size,
             num_workers=workers,
-            collate_fn=self._collate(),
+            collate_fn=StreamCollate(self.mixing),
             drop_last=len(stream) > self.batch_size,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
@@ -111,13 +129,9 @@ class ShardDataModule(ClassDataModule):
     def _stream(self) -> TrainingStream:
         ready = distributed.is_available() and distributed.is_initialized()
         options = self._options
-
-        def decode(data: bytes, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-            return self.training_view(Picture.from_bytes(data), rng), int(rng.integers(2**31))
-
         return TrainingStream(
             self._shards("train"),
-            decode=decode,
+            decode=StreamDecode(self.view(training=True)),
             classes=self._own_classes(),
             label_from=options["label_from"],
             shuffle=options["shuffle"],
@@ -128,20 +142,15 @@ class ShardDataModule(ClassDataModule):
             world_size=distributed.get_world_size() if ready else 1,
             seed=self.seed,
             bad_samples=self.bad_images,
-            cache=cache_dir() / "shards" if options["keep_shards"] else None,
+            cache=self._cache(),
         )
 
-    def _collate(self) -> Callable[[Sequence[tuple[tuple[np.ndarray, int], int, str]]], Batch]:
-        plain = class_collate(self.mixing)
-
-        def collate(samples: Sequence[tuple[tuple[np.ndarray, int], int, str]]) -> Batch:
-            return plain([(pixels, label, -1, number) for (pixels, number), label, _ in samples])
-
-        return collate
+    def _cache(self) -> Path | None:
+        return cache_dir() / "shards" if self._options["keep_shards"] else None
 
     def _own_classes(self) -> tuple[str, ...] | None:
-        """The names that the shards' labels count, where they are not in the index."""
-        return self._classes
+        """The names that the labels have to count: a checkpoint's, or those that were asked for; None: the index's."""
+        return self._classes if self._class_table is None else tuple(self._class_table[0])
 
     def _shards(self, split: Split) -> tuple[str, ...]:
         asked = self._options[split]
@@ -165,6 +174,29 @@ class TrainingStream(ShardStream):
         return sum(self.report().values())
 
 
+class StreamDecode:
+    """From the bytes of a picture to pixels uint8 [S, S, 3], and a number from which a batch draws what it mixes.
+
+    Args:
+        view: From a picture to the input.
+    """
+
+    def __init__(self, view: ClassTransform) -> None:
+        self.view = view
+
+    def __call__(self, data: bytes, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Decode and transform."""
+        return self.view(Picture.from_bytes(data), rng), int(rng.integers(2**31))
+
+
+class StreamCollate(ClassCollate):
+    """`ClassCollate` for samples of a stream, which have no place in a split."""
+
+    def __call__(self, samples: Sequence[Any]) -> Batch:
+        """The batch of some samples ``((pixels, number), label, key)``."""
+        return super().__call__([(pixels, label, -1, number) for (pixels, number), label, _ in samples])
+
+
 class ShardDataset(ClassDataset):
     """Listed samples of shards, read where they are; fast in the order of the shards, slow in any other.
 
@@ -172,16 +204,25 @@ class ShardDataset(ClassDataset):
         pictures: The samples; their file names are ``SHARD/KEY``.
         shards: Paths or URLs.
         places: int64 [I, 2]: the shard of each sample, and its place in it.
+        cache: Folder in which shards of URLs are kept; None streams them anew.
         transform: As of `ClassDataset`, and so the others.
         bad_images: See there.
         seed: See there.
     """
 
     def __init__(
-        self, pictures: LabelledPictures, *, shards: Sequence[str], places: np.ndarray, transform: Any, **options: Any
+        self,
+        pictures: LabelledPictures,
+        *,
+        shards: Sequence[str],
+        places: np.ndarray,
+        cache: Path | None,
+        transform: ClassTransform,
+        bad_images: BadImages,
+        seed: int,
     ) -> None:
-        super().__init__(pictures, folder=".", transform=transform, **options)
-        self.shards, self.places = with_index(shards)[0], places
+        super().__init__(pictures, folder=".", transform=transform, bad_images=bad_images, seed=seed)
+        self.shards, self.places, self.cache = with_index(shards)[0], places, cache
         self._open: tuple[int, Any] | None = None  # the shard that is being read, and its samples to come
 
     def picture(self, index: int) -> Picture:
@@ -199,13 +240,16 @@ class ShardDataset(ClassDataset):
                     return sample
                 if sample.place > place:
                     break  # it lies behind
-        samples = read_samples(open_shard(self.shards[shard]), start=place)
+        samples = read_samples(open_shard(self.shards[shard], cache=self.cache), start=place)
         self._open = (shard, samples)
-        return next(samples)
+        found = next(samples, None)
+        if found is None:
+            raise ShardError("truncated", "the shard has become shorter since it was listed")
+        return found
 
 
 def list_samples(
-    shards: Sequence[str], *, classes: Sequence[str] | None, label_from: str | None
+    shards: Sequence[str], *, classes: Sequence[str] | None, label_from: str | None, cache: Path | None = None
 ) -> tuple[LabelledPictures, np.ndarray]:
     """Read shards once for the labels of their samples; those without a right label get -1.
 
@@ -213,9 +257,14 @@ def list_samples(
         The samples, and int64 [I, 2]: the shard of each and its place in it.
 
     Raises:
-        UserError: Nothing names the classes, a shard cannot be read, or there is no sample.
+        UserError: Nothing names the classes, the index has others, a shard cannot be read, or there is no sample.
     """
     opened, known = with_index(shards)
+    if classes is not None and known is not None and tuple(classes) != known:
+        raise UserError(
+            f"the index of {shards[0]} has the {len(known)} classes {', '.join(known[:5])}, ..., expected "
+            f"{', '.join(classes[:5])}, ... in this order; write the shards with data.classes=[...]"
+        )
     names = tuple(classes) if classes is not None else known
     if names is None:
         raise UserError(f"{shards[0]}: nothing says how the classes are called; give data.classes=[...]")
@@ -223,7 +272,7 @@ def list_samples(
     keys, labels, places = [], [], []
     for number, shard in enumerate(opened):
         try:
-            for sample in read_samples(open_shard(shard)):
+            for sample in read_samples(open_shard(shard, cache=cache)):
                 try:
                     labels.append(label_of(sample))
                 except BadSampleError:

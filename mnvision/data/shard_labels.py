@@ -68,9 +68,11 @@ class LabelReader:
             try:
                 self._pattern = re.compile(label_from)
             except re.error as error:
-                raise UserError(f"label_from={label_from!r} is no regular expression: {error}") from None
+                raise UserError(f"data.label_from={label_from!r} is no regular expression: {error}") from None
             if self._pattern.groups < 1:
-                raise UserError(f"label_from={label_from!r} has no group. Expected one around the label: '^([0-9]+)_'")
+                raise UserError(
+                    f"data.label_from={label_from!r} has no group. Expected one around the label: '^([0-9]+)_'"
+                )
 
     def __call__(self, sample: Sample) -> int:
         """The label, 0..K-1.

@@ -206,7 +206,7 @@ class _Reading:
         if self.good == before:
             raise UserError(
                 f"none of the {shards} shards ({self.stream.shards[0].location}, ...) holds a sample that can be used:"
-                " see the warnings above. Are the shards right, and do they have labels (KEY.cls, or label_from)?"
+                " see the warnings above. Are the shards right, and do they have labels (KEY.cls, or data.label_from)?"
             )
 
     def _parts(self) -> Iterator[Part]:
@@ -283,7 +283,7 @@ class _Reading:
     def _lose(self, kind: str, reason: str, part: Part, *, counting: bool, samples: int = 1) -> None:
         shard = self.stream.shards[part.shard]
         if self.stream.bad_samples == "error":
-            raise UserError(f"{shard.location}: {reason}. Repair it, or bad_samples=skip goes on without it")
+            raise UserError(f"{shard.location}: {reason}. Repair it, or data.bad_images=skip goes on without it")
         if counting:
             self.stream._losses.add(kind, shard=part.shard, name=shard.location, reason=reason, samples=samples)
 

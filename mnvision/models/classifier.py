@@ -64,7 +64,7 @@ class Classifier(TaskModel):
         if self.backbone.head_norm and self.hidden is not None:
             features = self.hidden(features)
         features = features.flatten(1)
-        if isinstance(self.hidden, nn.Linear):
+        if self.hidden is not None and not self.backbone.head_norm:  # fully connected, or packed for prediction
             features = F.hardswish(self.hidden(features))
         return self.head(self.dropout(features))
 

@@ -13,6 +13,7 @@ from mnvision.errors import UserError
 from mnvision.models.class_objective import ClassObjective
 from mnvision.models.classifier import Classifier
 from mnvision.ops.class_losses import distillation_loss
+from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
 
 
@@ -119,13 +120,6 @@ class Distillation(nn.Module):
         """Take the teacher along to another device."""
         self._teacher[0]._apply(change)
         return super()._apply(change, recurse)
-
-
-def fit_batch(images: Tensor, size: int) -> Tensor:
-    """A batch uint8 or float [B, 3, S, S] in another size; itself where that is its own."""
-    if images.shape[-1] == size:
-        return images
-    return F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
 
 
 def feature_loss(features: Tensor, wanted: Tensor) -> Tensor:

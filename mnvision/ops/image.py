@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
 
 from mnvision.errors import UserError
 
@@ -103,3 +105,14 @@ def stretch(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def fit_batch(images: Tensor, size: int) -> Tensor:
+    """A batch [B, 3, S, S], uint8 or float, in another size, averaged where it shrinks; itself where that is its own.
+
+    Returns:
+        float [B, 3, size, size] where the size changes.
+    """
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)

@@ -36,12 +36,13 @@ def test_reads_csv(tmp_path):
 
 def test_the_column_splits(tmp_path):
     file = write(tmp_path, BOXED.replace("c.jpg,,", "c.jpg,dog,"))
-    assert read_list(file, split="test").file_names.tolist() == [b"my d.jpg"]
-    assert read_list(file, split="test").classes == ("cat", "dog")
-    parts = [read_list(file, split=split, val_share=0.5).file_names.tolist() for split in ("train", "val")]
+    own = Columns(split="split")
+    assert read_list(file, split="test", columns=own).file_names.tolist() == [b"my d.jpg"]
+    assert read_list(file, split="test", columns=own).classes == ("cat", "dog")
+    parts = [read_list(file, split=one, columns=own, val_share=0.5).file_names.tolist() for one in ("train", "val")]
     assert sorted(map(len, parts)) == [1, 1]
     assert sorted(parts[0] + parts[1]) == [b"a.jpg", b"c.jpg"]  # no val: held out of train, never of test
-    words = Columns(splits=("test", "train", "x"))
+    words = Columns(split="split", splits=("test", "train", "x"))
     assert read_list(file, split="val", columns=words).file_names.tolist() == [b"a.jpg", b"c.jpg"]
     with pytest.raises(UserError, match="no picture of the split 'x'. Its splits: test, train"):
         read_list(file, split="test", columns=words)
@@ -115,7 +116,7 @@ def test_the_folder_of_the_pictures(tmp_path):
 def test_wrong_lines_are_named(tmp_path, text, words):
     file = write(tmp_path, text)
     with pytest.raises(UserError, match=re.escape(str(file)) + f": {words}"):
-        read_list(file)
+        read_list(file, columns=Columns(split="split" if ",split" in text else None))
 
 
 def test_unknown_classes_are_named_with_their_line(tmp_path):

@@ -7,9 +7,10 @@ from mnvision import create_model
 from mnvision.errors import UserError
 from mnvision.models.class_objective import ClassObjective
 from mnvision.models.classifier import Classifier
-from mnvision.models.distillation import Distillation, embedding_loss, feature_loss, fit_batch
+from mnvision.models.distillation import Distillation, embedding_loss, feature_loss
 from mnvision.module import VisionModule
 from mnvision.ops.class_losses import class_loss, distillation_loss
+from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
 
 CLASSES = ["ant", "bee", "cow"]
