@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnvision.backbones.timm_adapter import TimmClassifier
+from mnvision.backbones.weights import read_tensors
 from mnvision.checkpoint import model_from_checkpoint, read_checkpoint
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.errors import UserError
 from mnvision.hardware import choose_device
-from mnvision.models.base import TaskModel
+from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.class_objective import ClassObjective, balanced_weights
 from mnvision.models.classifier import Classifier
 from mnvision.models.create import create_model
-from mnvision.models.distillation import Distillation
+from mnvision.models.distillation import Distillation, Teacher
 from mnvision.module import Objective
 from mnvision.teacher_cache import TeacherCache, keep_outputs, outputs_file
 
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 _CLASSIFY = ("label_smoothing", "class_weights", "noise", "trust")
-_TEACHER = ("teacher", "teacher_backbone", "teacher_alpha", "teacher_library")
+_TEACHER = ("teacher", "teacher_backbone", "teacher_alpha", "teacher_library", "teacher_classes")
 _DISTILL = (*_TEACHER, "temperature", "weight", "feature_weight", "embedding_weight", "use_labels", "cache_teacher")
 # Keys of a task that its training asks for and its network does not know.
 OBJECTIVE_KEYS = {"classify": _CLASSIFY, "distill": (*_CLASSIFY, *_DISTILL)}
@@ -31,7 +33,7 @@ OBJECTIVE_KEYS = {"classify": _CLASSIFY, "distill": (*_CLASSIFY, *_DISTILL)}
 NETWORKS = {"distill": "classify"}
 
 
-def build_teacher(cfg: Config) -> Classifier | None:
+def build_teacher(cfg: Config) -> Teacher | None:
     """The teacher of ``task=distill``, for another task None.
 
     Raises:
@@ -44,11 +46,11 @@ def build_teacher(cfg: Config) -> Classifier | None:
     if backbone is None:
         saved = read_checkpoint(given, key="task.teacher")
         teacher = model_from_checkpoint(saved, path=given, key="task.teacher")
+    elif task["teacher_library"] == "timm":
+        return _timm_teacher(backbone, given, classes=task["teacher_classes"])
     else:
-        options = {"library": task["teacher_library"]} if task["teacher_library"] else {}
-        teacher = create_model(
-            "classify", backbone=backbone, alpha=task["teacher_alpha"], weights=given, backbone_options=options
-        )
+        alpha, classes = task["teacher_alpha"], task["teacher_classes"]
+        teacher = create_model("classify", backbone=backbone, alpha=alpha, weights=given, classes=classes)
     if not isinstance(teacher, Classifier):
         raise UserError(f"task.teacher: {given} holds a model of task {teacher.spec.task}, expected a classifier")
     name = teacher.spec.backbone_options["name"]
@@ -56,8 +58,21 @@ def build_teacher(cfg: Config) -> Classifier | None:
     return teacher.eval()
 
 
+def _timm_teacher(name: str, weights: str, *, classes: Sequence[str] | None) -> TimmClassifier:
+    teacher = TimmClassifier(name, read_tensors(weights))
+    if classes is not None and len(classes) != teacher.num_classes:
+        raise UserError(
+            f"task.teacher_classes: got {len(classes)} names, and {weights} has {teacher.num_classes} classes"
+        )
+    names = tuple(classes or (f"class {label}" for label in range(1, teacher.num_classes + 1)))
+    options, ids = {"name": name, "library": "timm"}, tuple(range(1, len(names) + 1))
+    teacher.spec = ModelSpec("classify", {}, options, teacher.preprocessing, names, ids)
+    logger.info("teacher: timm's %s at %d pixels, %d classes", name, teacher.preprocessing.size, len(names))
+    return teacher.eval()
+
+
 def build_objective(
-    cfg: Config, model: TaskModel, *, data: ClassDataModule | Any, teacher: Classifier | None
+    cfg: Config, model: TaskModel, *, data: ClassDataModule | Any, teacher: Teacher | None
 ) -> Objective | None:
     """What training minimises; None where it is the model's own losses.
 
@@ -96,7 +111,7 @@ def build_objective(
     return objective
 
 
-def _kept_outputs(cfg: Config, objective: Distillation, teacher: Classifier, data: ClassDataModule) -> TeacherCache:
+def _kept_outputs(cfg: Config, objective: Distillation, teacher: Teacher, data: ClassDataModule) -> TeacherCache:
     """The teacher's outputs for the training pictures, asked for now unless they are on disk."""
     moving = [key for key in ("mixup", "cutmix") if cfg["data"][key]]
     if cfg["data"]["name"] == "shards":

@@ -95,6 +95,7 @@ class Distill(Classify):
     teacher_backbone: Annotated[str, "the name of a network"] | None
     teacher_alpha: Positive
     teacher_library: Literal["timm"] | None
+    teacher_classes: list[str] | None
     temperature: Positive
     weight: Fraction
     feature_weight: NotNegative

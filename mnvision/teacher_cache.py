@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from mnvision.cache import cache_dir
-from mnvision.models.base import TaskModel
-from mnvision.models.distillation import Distillation
+from mnvision.models.distillation import Distillation, Teacher
 from mnvision.types import Batch, LabelledPictures, Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def keep_outputs(
 
 
 def outputs_file(
-    teacher: TaskModel, pictures: LabelledPictures, *, folder: Path, seen: Preprocessing, margin: float | None
+    teacher: Teacher, pictures: LabelledPictures, *, folder: Path, seen: Preprocessing, margin: float | None
 ) -> Path:
     """Where a teacher's outputs for a split belong: a name that changes with all that they depend on.
 

@@ -12,7 +12,7 @@ from mnvision.backbones.base import Backbone
 from mnvision.backbones.layers import LayerOptions
 from mnvision.backbones.layouts import Weights, finite
 from mnvision.errors import UserError, did_you_mean
-from mnvision.types import FeatureLevel
+from mnvision.types import FeatureLevel, Preprocessing
 
 NETWORK = "backbone.network."
 COUNTER = "num_batches_tracked"
@@ -57,6 +57,64 @@ class TimmBackbone(Backbone):
         """Map normalised images [B, 3, H, W] to one map [B, C_i, H/s_i, W/s_i] per level."""
         maps: list[Tensor] = self.network(images)
         return [features.permute(0, 3, 1, 2) for features in maps] if self.channels_last else maps
+
+
+class TimmClassifier(nn.Module):
+    """A whole classifier of timm with its own head, as a teacher.
+
+    Args:
+        name: A name of ``timm.list_models()``.
+        tensors: Its weights, by timm's names.
+
+    Attributes:
+        preprocessing: The size, mean and standard deviation that timm publishes for it.
+        num_classes: Of its last layer.
+        width: Channels of its last map.
+        spec: Its class names among others, as of our models; set by who makes it.
+
+    Raises:
+        UserError: If timm is missing, has no such model, the weights do not fit, or it has no map.
+    """
+
+    spec: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        timm = _timm()
+        if not timm.is_model(name.split(".")[0]):
+            hint = did_you_mean(name, timm.list_models(), most=3) or "; timm.list_models() lists its models"
+            raise UserError(f"unknown timm model {name!r}{hint}")
+        head = timm.get_pretrained_cfg(name).classifier
+        rows = tensors.get(f"{head}.weight")
+        if rows is None:
+            raise UserError(
+                f"weights of timm's {name} have an array {head}.weight; these have {list(tensors)[:3]}, ..."
+            )
+        self.num_classes = len(rows)
+        self.network: Any = timm.create_model(name, pretrained=False, num_classes=self.num_classes)
+        try:
+            self.network.load_state_dict(dict(tensors))
+        except RuntimeError as error:
+            raise UserError(f"the weights do not fit timm's {name}: {str(error).splitlines()[-1].strip()}") from error
+        config = self.network.pretrained_cfg
+        mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
+        self.preprocessing = Preprocessing(config["input_size"][-1], mean=mean, std=std)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.width = int(self.network.num_features)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W], uint8 or float in 0..255, to the last map [B, C, h, w]."""
+        found: Tensor = self.network.forward_features((images - self.mean) / self.std)
+        if found.ndim != 4 or found.shape[1] != self.width:
+            raise UserError("task.teacher: this timm model gives no maps [B, C, h, w]; choose a convolutional one")
+        return found
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map the last map [B, C, h, w] to logits [B, K]."""
+        return self.network.forward_head(features)
 
 
 def create_timm_backbone(name: str, *, alpha: float, options: Mapping[str, Any]) -> TimmBackbone:

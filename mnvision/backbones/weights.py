@@ -121,6 +121,20 @@ def read_weights(file: WeightFile | Path | str, *, timm_model: str | None = None
     return dataclasses.replace(weights, file=str(path))
 
 
+def read_tensors(file: str) -> dict[str, Tensor]:
+    """The arrays of a weight file of any kind under its own names.
+
+    Raises:
+        UserError: As ``read_weights``.
+    """
+    path = resolve_weights(file).path
+    try:
+        arrays = _read_arrays(path)
+    except UserError as error:
+        raise UserError(f"cannot read weights from {path}: {error}") from error
+    return {name: torch.as_tensor(array) for name, array in arrays.items() if name != SPEC and _is_number(array)}
+
+
 def _recognise(arrays: Mapping[str, Any], *, timm_model: str | None = None) -> Weights:
     if "conv1/kernel" in arrays:
         return from_keras(arrays)

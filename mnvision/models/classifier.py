@@ -53,7 +53,16 @@ class Classifier(TaskModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W], uint8 or float in 0..255, to logits [B, K]."""
-        return self.classify(self.backbone(self.normalise(images))[-1])
+        return self.classify(self.features(images))
+
+    @property
+    def width(self) -> int:
+        """Channels of the last map."""
+        return self.backbone.levels[-1].channels
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W], uint8 or float in 0..255, to the backbone's last map [B, C, h, w]."""
+        return self.backbone(self.normalise(images))[-1]
 
     def classify(self, features: Tensor) -> Tensor:
         """Map the backbone's last map [B, C, H, W] to logits [B, K]."""

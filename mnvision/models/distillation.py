@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mnvision.backbones.timm_adapter import TimmClassifier
 from mnvision.errors import UserError
 from mnvision.models.class_objective import ClassObjective
 from mnvision.models.classifier import Classifier
 from mnvision.ops.class_losses import distillation_loss
 from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
+
+# What is asked of a teacher: features(), classify(), width, preprocessing, and the class names of its spec.
+Teacher = Classifier | TimmClassifier
 
 
 class Distillation(nn.Module):
@@ -47,7 +51,7 @@ class Distillation(nn.Module):
     def __init__(
         self,
         student: Classifier,
-        teacher: Classifier,
+        teacher: Teacher,
         *,
         hard: ClassObjective | None,
         temperature: float = 4.0,
@@ -77,14 +81,14 @@ class Distillation(nn.Module):
             )
         columns = [] if missing else [places[name] for name in student.spec.classes]
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
-        own, wanted = (model.backbone.levels[-1].channels for model in (student, teacher))
+        own, wanted = student.width, teacher.width
         self.feature_map = nn.Conv2d(own, wanted, 1) if feature_weight and own != wanted else nn.Identity()
         self.embedding_map = nn.Linear(own, wanted) if embedding_weight and own != wanted else nn.Identity()
 
     def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
         """The losses of a training batch [B, 3, S, S]."""
         student = self._student[0]
-        features = student.backbone(student.normalise(images))[-1]
+        features = student.features(images)
         logits = student.classify(features).float()
         losses = {}
         if self.hard is not None and self.weight < 1:
@@ -107,7 +111,7 @@ class Distillation(nn.Module):
     def ask(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The teacher's logits [B, K'], embeddings [B, C'] and last map [B, C', H', W'] for pictures [B, 3, S, S]."""
         teacher = self._teacher[0]
-        features = teacher.backbone(teacher.normalise(fit_batch(images, teacher.preprocessing.size)))[-1]
+        features = teacher.features(fit_batch(images, teacher.preprocessing.size))
         return teacher.classify(features), features.mean(dim=(2, 3)), features
 
     def _ask(self, images: Tensor, targets: Labels) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from mnvision.models.class_objective import ClassObjective
 from mnvision.models.classifier import Classifier
 from mnvision.models.distillation import Distillation, embedding_loss, feature_loss
 from mnvision.module import VisionModule
+from mnvision.objectives import build_teacher
 from mnvision.ops.class_losses import class_loss, distillation_loss
 from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
@@ -106,3 +107,34 @@ def test_the_teacher_goes_along_to_another_device():
     module = VisionModule(student, objective=Distillation(student, teacher, hard=None, weight=1.0))
     module.to("meta")
     assert {tensor.device.type for tensor in (*teacher.parameters(), *teacher.buffers())} == {"meta"}
+
+
+def test_a_teacher_of_timm(images, tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(1)
+    network = timm.create_model("mobilenetv3_small_050", num_classes=3, pretrained=False).eval()
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    given = {"teacher": str(tmp_path / "teacher.pt"), "teacher_backbone": "mobilenetv3_small_050"}
+    task = {
+        "name": "distill",
+        "teacher_library": "timm",
+        "teacher_classes": ["cow", "ant", "bee"],
+        "teacher_alpha": 1.0,
+    }
+    teacher = build_teacher({"task": {**task, **given}})
+    assert teacher.preprocessing.size == 224
+    student = classifier().eval()
+    objective = Distillation(student, teacher, hard=None, weight=1.0, temperature=1.0, embedding_weight=1.0)
+    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    seen = (fit_batch(images, 224) / 255 - mean) / std
+    torch.testing.assert_close(objective.ask(images)[0], network(seen), rtol=1e-3, atol=1e-4)
+    losses = objective(images, LABELS)
+    expected = distillation_loss(student(images), network(seen)[:, [1, 2, 0]], temperature=1.0)
+    assert losses["teacher_loss"].item() == pytest.approx(expected.item(), rel=1e-3)
+    assert losses["embedding_loss"].requires_grad
+    with pytest.raises(UserError, match="got 2 names, and .* has 3 classes"):
+        build_teacher({"task": {**task, **given, "teacher_classes": ["cow", "ant"]}})
+    with pytest.raises(
+        UserError, match="unknown timm model 'mobilnetv3_small_050'; did you mean mobilenetv3_small_050"
+    ):
+        build_teacher({"task": {**task, **given, "teacher_backbone": "mobilnetv3_small_050"}})
