@@ -107,8 +107,9 @@ def predict(model: Classifier, images: Sequence[np.ndarray], *, cfg: Mapping[str
 
 
 def draw(image: np.ndarray, found: Found, *, spec: ModelSpec) -> np.ndarray:
-    """The most likely class under a copy of the picture."""
-    return draw_label(image, captions(spec.classes[found.labels[0]], found.scores[0]))
+    """The most likely classes under a copy of the picture."""
+    named = zip(found.labels, found.scores, strict=True)
+    return draw_label(image, [line for label, score in named for line in captions(spec.classes[label], score)])
 
 
 def entry(found: Found, *, spec: ModelSpec) -> dict[str, Any]:

@@ -185,12 +185,17 @@ def _recalled_groups(overrides: Sequence[str], *, command: str) -> list[str]:
         return []
     file = Path(given.strip("'\"")).expanduser().parent.parent / "config.yaml"
     try:
-        name = OmegaConf.load(file).data.name
+        data = OmegaConf.load(file).data
+        name, root = data.name, data.root
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError):
+        return []
+    if name not in DATA:
         return []
     # Of a distilled student, too: its teacher is no part of the checkpoint.
     task = ["task=classify"] if name in LABELLED else []
-    return [*task, f"data={name}"] if name in DATA else []
+    # Without a root such a section is not complete; all its other keys are recalled later.
+    place = [] if root is None or "data.root" in words else [f"++data.root={quote(str(root))}"]
+    return [*task, f"data={name}", *place]
 
 
 def _run(

@@ -56,7 +56,7 @@ def check_run_folder(cfg: Mapping[str, Any], *, overwrite: str | None = None, so
     last = checkpoints / "last.ckpt"
     raise UserError(
         f"output_dir: {checkpoints.parent} holds a training already; give another folder"
-        + (f", or resume={last} to go on with it" if last.is_file() else "")
+        + (f", or resume={last} to go on with it" if last.is_file() and "resume" in cfg else "")
     )
 
 

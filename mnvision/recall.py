@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from mnvision.checkpoint import SECTION
 from mnvision.errors import UserError
 from mnvision.models.base import TaskModel
+
+logger = logging.getLogger(__name__)
 
 Config = dict[str, Any]
 # Keys of the trainer that the numbers of an evaluation depend on.
@@ -84,10 +87,11 @@ def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
                 setattr(model, name, asked)
         elif asked != (saved.get(section, {}).get(name) if name else names[section]):
             wrong.append(key)
+    free = [f"task.{name}" for name in SELECTION if hasattr(model, name)]
     if wrong:
         raise UserError(
-            f"{', '.join(wrong)}: the model is that of the checkpoint, and cannot be another one; leave it out "
-            f"({', '.join(f'task.{name}' for name in SELECTION if hasattr(model, name))} can change)"
+            f"{', '.join(wrong)}: the model is that of the checkpoint, and cannot be another one; leave it out"
+            + (f" ({', '.join(free)} can change)" if free else "")
         )
 
 
@@ -97,17 +101,33 @@ def go_on(cfg: Config, saved: Mapping[str, Any]) -> Config:
     if "optimizer_states" not in saved:
         raise UserError(f"resume: {resume} holds a model alone; give the checkpoints/last.ckpt of the run")
     fixed = ("task", "backbone", "optimizer", "experiment", "trainer.selective_weight_decay")
+    before = saved[SECTION]["config"]
     changed = [key for key in cfg["overrides"] if key in fixed or key.split(".")[0] in fixed]
+    changed = [key for key in changed if _value(cfg, key) != _value(before, key)]
     if changed:
         raise UserError(
             f"resume: {', '.join(changed)} cannot change while a run goes on: leave it out, or start a new run with "
             f"task.weights={resume}"
         )
-    cfg = recall(cfg, saved[SECTION]["config"])
+    cfg = recall({**cfg, "overrides": [key for key in cfg["overrides"] if key not in fixed]}, before)
+    if saved["epoch"] + 1 >= cfg["trainer"]["max_epochs"]:
+        logger.warning(
+            "all %d epochs are done: only measuring and reporting again; give a higher trainer.max_epochs to go on",
+            cfg["trainer"]["max_epochs"],
+        )
     checkpoints = Path(resume).absolute().parent
     if cfg["output_dir"] is None and checkpoints.name == "checkpoints":
         cfg["output_dir"] = str(checkpoints.parent)
     return cfg
+
+
+def _value(cfg: Mapping[str, Any], key: str) -> Any:
+    """What a configuration has under a dotted key; of a group its name."""
+    section, _, name = key.partition(".")
+    values = cfg.get(section)
+    if not isinstance(values, Mapping):
+        return values
+    return values.get(name) if name else values.get("name", values.get("_target_"))
 
 
 def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:

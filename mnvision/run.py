@@ -122,6 +122,8 @@ def train(cfg: Config) -> dict[str, float]:
         logger.warning("told to end; resume=%s goes on", folder / "checkpoints" / "last.ckpt")
         raise SystemExit(TERMINATED) from None  # Lightning would report success
     if trainer.interrupted:
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            logger.warning("resume=%s goes on", folder / "checkpoints" / "last.ckpt")
         raise KeyboardInterrupt
     best = folder / "checkpoints" / "best.ckpt"
     if not best.is_file():

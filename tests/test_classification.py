@@ -293,3 +293,33 @@ def test_bad_values(words, message):
     with pytest.raises(ConfigError) as error:
         configure("train", "task=classify", *words)
     assert message in str(error.value)
+
+
+def test_own_data_are_measured_again_and_gone_on_with(tmp_path):
+    """Without saying again where the data are."""
+    for split, count in (("train", 6), ("val", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = np.random.default_rng(number).integers(0, 255, (40, 40, 3))
+                cv2.imwrite(str(folder / f"{number}.png"), image)
+    words = ("task=classify", "data=image_folder", f"data.root={tmp_path / 'photos'}", "data.num_workers=0")
+    words += ("data.batch_size=4", "task.image_size=32", "backbone.alpha=0.25", *TRAINER)
+
+    def start(*arguments: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["mnvision", *arguments])
+            cli.main()
+
+    start("train", *words, "trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}")
+    first = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    ckpt = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    start("eval", f"ckpt={ckpt}", f"output_dir={tmp_path / 'eval'}")
+    assert json.loads((tmp_path / "eval" / "metrics.json").read_text()) == pytest.approx(first)
+    start("train", f"resume={ckpt}")  # all its epochs are done
+    assert len(losses(tmp_path / "run")) == 1
+    start("train", *words, f"resume={ckpt}", "trainer.max_epochs=2")  # what was typed once, and more epochs
+    assert len(losses(tmp_path / "run")) == 2
+    start("train", f"resume={ckpt}", "trainer.max_epochs=3")
+    assert len(losses(tmp_path / "run")) == 3

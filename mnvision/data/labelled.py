@@ -163,7 +163,8 @@ def describe_labelled(pictures: LabelledPictures) -> str:
     if counts.any():
         least, most = int(np.argmin(counts)), int(np.argmax(counts))
         ends = (f"{counts[i]:,} ({pictures.classes[i]})" for i in (least, most))
-        parts.append(f"from {' to '.join(ends)} pictures")
+        same = counts[least] == counts[most]
+        parts.append(f"{counts[most]:,} of each" if same else f"from {' to '.join(ends)} pictures")
     if unknown := int((pictures.labels < 0).sum()):
         parts.append(f"{unknown:,} without a class")
     if pictures.boxes is not None:

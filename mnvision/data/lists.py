@@ -150,8 +150,8 @@ def _places(header: list[str], *, columns: Columns, file: Path) -> dict[str, int
         if name is not None and name not in place:
             raise file_error(
                 file,
-                f"has no column {name!r} in its first line; expected a header. Its columns: {', '.join(header)}"
-                f"{did_you_mean(name, header)} Name them in data.file_column, data.label_column and data.split_column",
+                f"has no column {name!r} in its first line, a header. Its columns: {', '.join(header) or 'none'}"
+                f"{did_you_mean(name, header)}. Name them in data.file_column, data.label_column and data.split_column",
             )
     box = [name for name in columns.box if name in place]
     if 0 < len(box) < 4:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ class ShardDataModule(ClassDataModule):
         """
         if self.balanced:
             raise UserError("data.balanced=true: a stream shows what it holds; give task.class_weights=balanced")
+        # It is right: workers get whole batches each, see `ShardStream`.
+        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         self._shards("train")
         self.load_split("val")
 

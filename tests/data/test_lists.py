@@ -31,7 +31,7 @@ def test_reads_csv(tmp_path):
     assert got.file_names.tolist() == [b"a.jpg", b"my d.jpg", b"c.jpg"]
     assert (got.labels.tolist(), got.classes) == ([1, 0, -1], ("cat", "dog"))
     np.testing.assert_array_equal(got.boxes, [[1, 2, 3.5, 4], [np.nan] * 4, [0, 0, 9, 9]])
-    assert describe_labelled(got).endswith("from 1 (cat) to 1 (cat) pictures, 1 without a class, 2 with a box")
+    assert describe_labelled(got).endswith("2 classes, 1 of each, 1 without a class, 2 with a box")
 
 
 def test_the_column_splits(tmp_path):
