@@ -30,7 +30,7 @@ def write(root: Path, *, train=(("n1-Pug/a.jpg", 1), ("n2-toy-dog/b.jpg", 2)), t
 def test_the_real_layout(shared_data):
     root = shared_data / "stanford_dogs3"
     parts = {split: read_stanford_dogs(root, split) for split in ("train", "val", "test")}
-    line = "pictures, 3 classes, from {0} (beagle) to {0} (beagle) pictures, {1} with a box"
+    line = "pictures, 3 classes, {0} of each, {1} with a box"
     assert {split: describe_labelled(part) for split, part in parts.items()} == {
         "train": "270 " + line.format(90, 270),
         "val": "30 " + line.format(10, 30),
