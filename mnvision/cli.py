@@ -22,7 +22,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -38,9 +38,9 @@ from mnvision.overrides import (
     names_one_folder,
     override_keys,
     quote,
+    recalled_groups,
     rewrite,
 )
-from mnvision.schema_data import DATA, LABELLED
 
 COMMANDS = {
     "train": "train a model, evaluate it every epoch, keep the best checkpoint",
@@ -121,7 +121,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
     try:
         _check_hydra_keys(arguments)
         overrides = rewrite(arguments, groups=config_groups())
-        recalled = _recalled_groups(overrides, command=command)
+        recalled = recalled_groups(overrides, command=command)
         overrides = [*recalled, *overrides]
         if is_sweep(arguments):
             overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if names_one_folder(word)]
@@ -174,30 +174,6 @@ def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfi
             raise UserError(_explain(error)) from error
 
 
-def _recalled_groups(overrides: Sequence[str], *, command: str) -> list[str]:
-    """Words that choose the groups of the run that a checkpoint is from, so that its keys can be changed.
-
-    They are read from the ``config.yaml`` beside its folder; none where that is missing, or the user chose groups.
-    """
-    words = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word)
-    given = words.get("ckpt") or words.get("resume")
-    if given is None or command not in ("train", "eval") or {"data", "task", "experiment"} & words.keys():
-        return []
-    file = Path(given.strip("'\"")).expanduser().parent.parent / "config.yaml"
-    try:
-        data = OmegaConf.load(file).data
-        name, root = data.name, data.root
-    except (OSError, OmegaConfBaseException, YAMLError, AttributeError):
-        return []
-    if name not in DATA:
-        return []
-    # Of a distilled student, too: its teacher is no part of the checkpoint.
-    task = ["task=classify"] if name in LABELLED else []
-    # Without a root such a section is not complete; all its other keys are recalled later.
-    place = [] if root is None or "data.root" in words else [f"++data.root={quote(str(root))}"]
-    return [*task, f"data={name}", *place]
-
-
 def _run(
     cfg: DictConfig, *, command: str, arguments: Sequence[str], program: Sequence[str], recalled: Sequence[str] = ()
 ) -> float | None:
@@ -208,10 +184,12 @@ def _run(
     """
     hydra_cfg = HydraConfig.get()
     plain = _prepare(cfg, command=command)
+    # What was recalled is nobody's wish: what a checkpoint holds beside it is to be recalled, too.
+    typed = [word for word in hydra_cfg.overrides.task if word not in recalled]
     job_arguments = list(arguments)
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
+    words = [word.lstrip("+") for word in typed]
     if sweep:
-        words = [word.lstrip("+") for word in hydra_cfg.overrides.task]
         logger.info("run %s of the sweep: %s", hydra_cfg.job.num, " ".join(words))
     if sweep and "output_dir" in plain:  # else the command writes no folder
         parent = plain["output_dir"] or os.path.abspath(hydra_cfg.sweep.dir)
@@ -219,10 +197,8 @@ def _run(
         flags = [word for word in arguments if not is_override(word) and word not in SWEEP_FLAGS]
         searchpath = [word for word in hydra_cfg.overrides.hydra if word.startswith("hydra.searchpath=")]
         output_dir = "++output_dir=" + quote(plain["output_dir"])
-        job_arguments = [*flags, *searchpath, *hydra_cfg.overrides.task, output_dir]
-    typed = [word for word in hydra_cfg.overrides.task if word not in recalled]
-    plain["overrides"] = override_keys(typed)
-    plain["override_words"] = [word.lstrip("+") for word in typed]
+        job_arguments = [*flags, *searchpath, *typed, output_dir]
+    plain["overrides"], plain["override_words"] = override_keys(typed), words
 
     function = _load(command)
     # Lightning starts the processes of further GPUs with sys.argv: each must run this one job and no other.

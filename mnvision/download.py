@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mnvision.cache import cache_dir
@@ -35,17 +35,18 @@ PROGRESS_SECONDS = 5.0
 PASSING_STATUSES = (408, 416, 425, 429)
 
 
-class _BrokenDownloadError(Exception):
+class BrokenLineError(Exception):
     """The line broke or was never there; what has come so far is kept.
 
     Args:
         reason: What happened, for people.
         passing: Whether another attempt may go on from there.
+        status: What the server answered, where it answered with an error.
     """
 
-    def __init__(self, reason: str, *, passing: bool = True) -> None:
+    def __init__(self, reason: str, *, passing: bool = True, status: int | None = None) -> None:
         super().__init__(reason)
-        self.passing = passing
+        self.passing, self.status = passing, status
 
 
 def fetch(url: str, *, sha256: str | None, folder: Path | None = None, filename: str | None = None) -> Path:
@@ -147,7 +148,7 @@ def _download(url: str, *, path: Path, sha256: str | None) -> None:
             part.replace(path)
             _discard(part)
             return
-        except _BrokenDownloadError as error:
+        except BrokenLineError as error:
             if attempt == ATTEMPTS or not error.passing:
                 checksum = f" (SHA-256 {sha256})" if sha256 else ""
                 raise UserError(
@@ -174,18 +175,24 @@ def _receive(url: str, *, part: Path, sha256: str | None) -> None:
     """
     tag = _tag(part).read_text() if _tag(part).is_file() else ""
     have = part.stat().st_size if part.is_file() and (tag or sha256) else 0
-    headers = {"User-Agent": "mnvision", "Accept-Encoding": "identity"}
+    headers = {}
     if have:
         headers["Range"] = f"bytes={have}-"
         if tag:
             headers["If-Range"] = tag
-    with _open(urllib.request.Request(url, headers=headers), part=part) as answer:
+    try:
+        answer = open_url(url, headers=headers)
+    except BrokenLineError as error:
+        if error.status == 416:  # what we have is not the beginning of what the server has
+            _discard(part)
+        raise
+    with answer:
         resumed = answer.status == 206
         if resumed:
-            start, total = _content_range(answer.headers.get("Content-Range", ""))
+            start, total = content_range(answer.headers.get("Content-Range", ""))
             if start != have:
                 _discard(part)
-                raise _BrokenDownloadError(f"the server sent bytes from {start}, asked from {have}")
+                raise BrokenLineError(f"the server sent bytes from {start}, asked from {have}")
         else:  # the whole file: nothing was asked for, the server knows no ranges, or the file has changed
             have, length = 0, answer.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() else None
@@ -195,7 +202,7 @@ def _receive(url: str, *, part: Path, sha256: str | None) -> None:
         log.info("downloading %s%s to %s%s", url, size, part.parent, f", from byte {have}" if have else "")
         shown = time.monotonic()
         with part.open("ab" if have else "wb") as file:
-            while chunk := _read(answer):
+            while chunk := read_chunk(answer):
                 file.write(chunk)
                 have += len(chunk)
                 if total and time.monotonic() - shown > PROGRESS_SECONDS:
@@ -204,45 +211,54 @@ def _receive(url: str, *, part: Path, sha256: str | None) -> None:
     if total is not None and have != total:
         if have > total:
             _discard(part)
-        raise _BrokenDownloadError(f"received {have} of {total} bytes")
+        raise BrokenLineError(f"received {have} of {total} bytes")
     if sha256 is not None and not (got := file_sha256(part)).startswith(sha256.lower()):
         _discard(part)
         if resumed:  # the beginning may be of an older file: once more from the start
-            raise _BrokenDownloadError("the rest did not fit the beginning")
+            raise BrokenLineError("the rest did not fit the beginning")
         raise UserError(
             f"{url} has SHA-256 {got}, expected {sha256.lower()}: the download was removed; the file has changed at "
             "its source or was damaged on the way, so try again or bring the right file by hand"
         )
 
 
-def _open(request: urllib.request.Request, *, part: Path) -> http.client.HTTPResponse:
+def open_url(url: str, *, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    """Ask for a URL, or with ``Range`` among the headers for a part of it.
+
+    Raises:
+        BrokenLineError: It cannot be had; whether asking again may help, it says.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "mnvision", "Accept-Encoding": "identity", **headers})
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # what we have is not the beginning of what the server has
-            _discard(part)
         passing = error.code >= 500 or error.code in PASSING_STATUSES
-        raise _BrokenDownloadError(f"HTTP {error.code} {error.reason}", passing=passing) from error
+        raise BrokenLineError(f"HTTP {error.code} {error.reason}", passing=passing, status=error.code) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         # A name that cannot be looked up means no network, most of the time: waiting does not help.
         offline = isinstance(reason, socket.gaierror)
-        raise _BrokenDownloadError(str(reason) or type(reason).__name__, passing=not offline) from error
+        raise BrokenLineError(str(reason) or type(reason).__name__, passing=not offline) from error
 
 
-def _read(answer: http.client.HTTPResponse) -> bytes:
+def read_chunk(answer: http.client.HTTPResponse, size: int = CHUNK) -> bytes:
+    """The next bytes of an answer, at most ``size``; none at its end.
+
+    Raises:
+        BrokenLineError: The line broke.
+    """
     try:
-        return answer.read(CHUNK)
+        return answer.read(size)
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenDownloadError(str(error) or type(error).__name__) from error
+        raise BrokenLineError(str(error) or type(error).__name__) from error
 
 
-def _content_range(text: str) -> tuple[int, int | None]:
+def content_range(text: str) -> tuple[int, int | None]:
     """Start and total of a ``Content-Range: bytes 5-9/10``; a total of ``*`` is not known."""
     unit, _, rest = text.partition(" ")
     span, _, total = rest.partition("/")
     start = span.partition("-")[0]
     if unit != "bytes" or not start.isdigit():
-        raise _BrokenDownloadError(f"the server sent Content-Range {text!r}")
+        raise BrokenLineError(f"the server sent Content-Range {text!r}")
     return int(start), int(total) if total.isdigit() else None

@@ -5,8 +5,14 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mnvision.config import PATH_KEYS
+from mnvision.schema_data import DATA, LABELLED
 
 SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
@@ -50,6 +56,30 @@ def config_groups() -> list[str]:
     """The groups of ``conf/``: the folders of its files."""
     folders = importlib.resources.files("mnvision.conf").iterdir()
     return sorted(folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_"))
+
+
+def recalled_groups(overrides: Sequence[str], *, command: str) -> list[str]:
+    """Words that choose the groups of the run that a checkpoint is from, so that its keys can be changed.
+
+    They are read from the ``config.yaml`` beside its folder; none where that is missing, or the user chose groups.
+    """
+    words = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word)
+    given = words.get("ckpt") or words.get("resume")
+    if given is None or command not in ("train", "eval") or {"data", "task", "experiment"} & words.keys():
+        return []
+    file = Path(given.strip("'\"")).expanduser().parent.parent / "config.yaml"
+    try:
+        data = OmegaConf.load(file).data
+        name, root = data.name, data.root
+    except (OSError, OmegaConfBaseException, YAMLError, AttributeError):
+        return []
+    if name not in DATA:
+        return []
+    # Of a distilled student, too: its teacher is no part of the checkpoint.
+    task = ["task=classify"] if name in LABELLED else []
+    # Without a root such a section is not complete; all its other keys are recalled later.
+    place = [] if root is None or "data.root" in words else [f"++data.root={quote(str(root))}"]
+    return [*task, f"data={name}", *place]
 
 
 def is_override(argument: str) -> bool:

@@ -21,8 +21,8 @@ from mnvision.backbones.weights import read_weights
 from mnvision.callbacks import Unfreezing, progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
 from mnvision.console import TERMINATED
-from mnvision.data.datamodule import Split
 from mnvision.data.pictures import find_pictures
+from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.hardware import check_devices, choose_device, choose_precision, keep_freed_memory

@@ -53,7 +53,7 @@ LAYERS = [
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 STRANGERS = [{"models", "data"}, {"metrics", "data"}, {"models", "metrics"}]
 HOMES = {
-    "lightning": {"module", "callbacks", "data.datamodule", "data.class_datamodule", "build", "run"},
+    "lightning": {"module", "callbacks", "data.base_datamodule", "build", "run"},
     "hydra": {"config", "cli", "overrides"},
     "omegaconf": {"config", "cli", "overrides"},
     "albumentations": {"data.transforms"},

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
 from mnvision.data.class_formats import find_root, picture_folder, read_labelled
 from mnvision.data.classification_transforms import ClassAugment, ClassTransform
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SHAPE_MARGIN = 0.1  # of shape_crops
 
 
-class ClassDataModule(LightningDataModule):
+class ClassDataModule(PictureDataModule):
     """Training, validation and test pictures with one class each.
 
     Batches are `mnvision.types.Batch`: images uint8 [B, 3, S, S] in channels-last memory, targets `Labels`.
@@ -86,14 +86,13 @@ class ClassDataModule(LightningDataModule):
         labels_needed: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(preprocessing=preprocessing)
         if root is None and name != "shape_crops":
             raise UserError(
                 f"data.root is not set. Expected the folder of the data set {name!r}; give data.root=FOLDER"
             )
         self.format = name
         self.root = None if root is None else Path(root).expanduser()
-        self.preprocessing = preprocessing
         self.batch_size, self.num_workers = batch_size, num_workers
         self._policy = functools.partial(
             ClassTransform, augment, min_area=min_area, color=color, randaugment=randaugment, erasing=erasing
@@ -113,7 +112,6 @@ class ClassDataModule(LightningDataModule):
         self._options = {**(options or {}), "boxes": boxed, "unlabelled": not labels_needed}
         self._splits: dict[Split, LabelledPictures] = {}
         self._places: dict[Split, np.ndarray] = {}  # of shards
-        self._datasets: list[ClassDataset] = []  # not the loaders: that would keep their workers alive
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -130,20 +128,9 @@ class ClassDataModule(LightningDataModule):
         """Training pictures of each class, int64 [K]."""
         return class_counts(self.load_split("train"))
 
-    @property
-    def train_size(self) -> int:
-        """Training pictures."""
-        return len(self.load_split("train"))
-
     def prepare_data(self) -> None:
         """Fetch, unpack or make the files where they are not there; runs on one process."""
         find_root(self.format, self.root, options=self._options)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the lists: both splits to fit, else validation alone."""
-        if stage in (None, "fit"):
-            self.load_split("train")
-        self.load_split("val")
 
     def load_split(self, split: Split) -> LabelledPictures:
         """The pictures of a split, read when first asked for.
@@ -183,18 +170,6 @@ class ClassDataModule(LightningDataModule):
             )
         self._splits[split] = pictures
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled and augmented; the last, smaller batch is dropped unless it is the only one."""
-        return self._loader("train", training=True)
-
-    def val_dataloader(self) -> DataLoader:
-        """In order, as they are."""
-        return self._loader("val", training=False)
-
-    def evaluation_dataloader(self, split: Split) -> DataLoader:
-        """Any split as validation sees it."""
-        return self._loader(split, training=False)
-
     def image_folder(self, split: Split) -> Path:
         """The folder that the file names of a split are relative to."""
         return picture_folder(self.format, self._folder(), options=self._options)
@@ -221,12 +196,6 @@ class ClassDataModule(LightningDataModule):
         if training:
             return self._policy(preprocessing=self.preprocessing)
         return ClassTransform("none", preprocessing=self.preprocessing)
-
-    def teardown(self, stage: str | None = None) -> None:
-        """Report the pictures that were skipped since the last report."""
-        for dataset in self._datasets:
-            dataset.report_bad_images()
-        self._datasets.clear()
 
     def _folder(self) -> Path:
         return find_root(self.format, self.root, options=self._options)

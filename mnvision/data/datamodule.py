@@ -6,19 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mnvision.cache import cache_dir
+from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.classes import adopt_classes, describe
 from mnvision.data.coco import read_coco
 from mnvision.data.dataset import BadImages, DetectionDataset
 from mnvision.data.loaders import make_loader
 from mnvision.data.shapes import make_shapes, shapes_folder_name
+from mnvision.data.splits import Split
 from mnvision.data.transforms import Augment
 from mnvision.data.voc import VocFolders, read_voc, voc_classes
 from mnvision.errors import UserError
@@ -26,10 +26,8 @@ from mnvision.types import Annotations, Batch, Preprocessing, Target, pad_target
 
 log = logging.getLogger(__name__)
 
-Split = Literal["train", "val", "test"]
 
-
-class DetectionDataModule(LightningDataModule):
+class DetectionDataModule(PictureDataModule):
     """Training, validation and test pictures in COCO's format or Pascal VOC's, or the generated shapes.
 
     Batches are `mnvision.types.Batch`: images uint8 [B, 3, S, S] in channels-last memory, targets padded. After
@@ -108,7 +106,7 @@ class DetectionDataModule(LightningDataModule):
         lists: str = VocFolders.lists,
         ignore_difficult: bool = True,
     ):
-        super().__init__()
+        super().__init__(preprocessing=preprocessing)
         self._voc = VocFolders(images=images, annotations=annotations, lists=lists)
         self._voc_splits: dict[Split, str] = {"train": train_split, "val": val_split, "test": test_split}
         self._ignore_difficult = ignore_difficult
@@ -122,7 +120,6 @@ class DetectionDataModule(LightningDataModule):
             )
         self.name = name
         self.root = None if root is None else Path(root).expanduser()
-        self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment, self.vertical_flip = augment, vertical_flip
@@ -142,7 +139,6 @@ class DetectionDataModule(LightningDataModule):
             "val_images": val_count,
             "image_size": canvas,
         }
-        self._datasets: list[DetectionDataset] = []  # not the loaders: that would keep their workers alive
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -154,21 +150,10 @@ class DetectionDataModule(LightningDataModule):
         """Their ids in the annotation files, known after ``setup``."""
         return self._any_split().category_ids
 
-    @property
-    def train_size(self) -> int:
-        """Training pictures."""
-        return len(self.load_split("train"))
-
     def prepare_data(self) -> None:
         """Make the generated data set if it is the one asked for and is not there yet; runs on one process."""
         if self.name == "shapes":
             make_shapes(self._folder(), **self._shapes)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the annotations and check that the pictures are there: both splits to fit, else validation alone."""
-        if stage in (None, "fit"):
-            self.load_split("train")
-        self.load_split("val")
 
     def load_split(self, split: Split) -> Annotations:
         """The annotations of a split, read when first asked for.
@@ -198,31 +183,9 @@ class DetectionDataModule(LightningDataModule):
         setattr(self, f"{split}_annotations", annotations)
         return annotations
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled and augmented; the last, smaller batch is dropped unless it is the only one."""
-        return self._loader("train", training=True)
-
-    def val_dataloader(self) -> DataLoader:
-        """In file order, resized only."""
-        return self._loader("val", training=False)
-
-    def evaluation_dataloader(self, split: Split) -> DataLoader:
-        """Any split as validation sees it: in file order, resized only."""
-        return self._loader(split, training=False)
-
     def image_folder(self, split: Split) -> Path:
         """The folder that the file names of a split are relative to."""
         return self._folder() / self._paths(split)[0]
-
-    def picture_folders(self, split: Split) -> set[Path]:
-        """All folders in which the pictures of a split are."""
-        return {self.image_folder(split)}
-
-    def teardown(self, stage: str | None = None) -> None:
-        """Report the pictures that were skipped since the last report."""
-        for dataset in self._datasets:
-            dataset.report_bad_images()
-        self._datasets.clear()
 
     def _folder(self) -> Path:
         if self.name != "shapes":

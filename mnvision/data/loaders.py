@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from mnvision.ops.processes import rank_and_size
 from mnvision.types import Batch
 
 _TINY = 100  # pictures; below this, starting workers takes longer than they save
@@ -40,13 +40,13 @@ def make_loader(
         weights: float [I], how often each picture is drawn in training, in relation to the others; None: each once.
     """
     count = len(dataset)  # type: ignore[arg-type]
-    ready = distributed.is_available() and distributed.is_initialized()
+    rank, ranks = rank_and_size()
     sampler = EpochSampler(
         count,
         shuffle=training,
         seed=seed,
-        ranks=distributed.get_world_size() if ready else 1,
-        rank=distributed.get_rank() if ready else 0,
+        ranks=ranks,
+        rank=rank,
         weights=weights if training else None,
     )
     workers = auto_workers(count) if num_workers is None else num_workers

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import http.client
 import logging
-import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import TypeVar
 
 from mnvision import download
 from mnvision.data.tar import ShardError
+from mnvision.download import CHUNK, BrokenLineError, content_range, open_url, read_chunk
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_BUFFER = 1 << 18
-_BAD_LINE = (OSError, http.client.HTTPException)
 
 
 class RemoteFile:
@@ -39,7 +35,7 @@ class RemoteFile:
         self._left = b""
         try:
             self._insist(self._connect)
-        except _LineError as error:
+        except BrokenLineError as error:
             raise ShardError("missing", str(error)) from None
 
     def read(self, size: int) -> bytes:
@@ -48,7 +44,7 @@ class RemoteFile:
         while have < size:
             try:
                 piece = self._insist(self._receive)
-            except _LineError as error:
+            except BrokenLineError as error:
                 raise ShardError("truncated", f"the line broke at byte {self._at:,} for good ({error})") from None
             if not piece:
                 break
@@ -60,7 +56,7 @@ class RemoteFile:
 
     def skip(self, size: int) -> None:
         """Go ahead; the bytes are received all the same."""
-        while size > 0 and (data := self.read(min(size, _BUFFER))):
+        while size > 0 and (data := self.read(min(size, CHUNK))):
             size -= len(data)
 
     def close(self) -> None:
@@ -76,7 +72,7 @@ class RemoteFile:
                 if self._answer is None and action != self._connect:
                     self._connect()
                 return action()
-            except _LineError as error:
+            except BrokenLineError as error:
                 self.close()
                 if attempt == download.ATTEMPTS or not error.passing:
                     raise
@@ -86,66 +82,33 @@ class RemoteFile:
 
     def _receive(self) -> bytes:
         assert self._answer is not None
-        try:
-            data = self._answer.read(_BUFFER)
-        except _BAD_LINE as error:
-            raise _LineError(str(error) or type(error).__name__) from None
+        data = read_chunk(self._answer)
         self._at += len(data)
         if not data and self._total is not None and self._at < self._total:
-            raise _LineError(f"received {self._at:,} of {self._total:,} bytes")
+            raise BrokenLineError(f"received {self._at:,} of {self._total:,} bytes")
         return data
 
     def _connect(self) -> None:
         """Open the line at the place that was reached."""
-        headers = {"User-Agent": "mnvision", "Accept-Encoding": "identity"}
+        headers = {}
         if self._at:
             headers["Range"] = f"bytes={self._at}-"
             if self._tag:
                 headers["If-Range"] = self._tag
-        answer = _ask(urllib.request.Request(self._url, headers=headers))
+        answer = open_url(self._url, headers=headers)
         self._answer = answer
         tag, length = answer.headers.get("ETag") or "", answer.headers.get("Content-Length", "")
-        whole = answer.status != 206
-        start, total = (0, int(length) if length.isdigit() else None) if whole else _range_of(answer)
+        start, total = 0, int(length) if length.isdigit() else None
+        if answer.status == 206:
+            start, total = content_range(answer.headers.get("Content-Range", ""))
         if start not in (0, self._at):
-            raise _LineError(f"the server sent bytes from {start:,}, asked from {self._at:,}", passing=False)
+            raise BrokenLineError(f"the server sent bytes from {start:,}, asked from {self._at:,}", passing=False)
         strong = "" if tag.startswith("W/") else tag
         if self._at and (total not in (None, self._total or total) or strong != self._tag):
-            raise _LineError("the file changed at its source while it was read", passing=False)
+            raise BrokenLineError("the file changed at its source while it was read", passing=False)
         self._total, self._tag = total or self._total, strong
         missing = self._at - start  # a server without ranges begins anew
-        try:
-            while missing > 0 and (data := answer.read(min(missing, _BUFFER))):
-                missing -= len(data)
-        except _BAD_LINE as error:
-            raise _LineError(str(error) or type(error).__name__) from None
+        while missing > 0 and (data := read_chunk(answer, min(missing, CHUNK))):
+            missing -= len(data)
         if missing:
-            raise _LineError("the line broke before the place that was reached")
-
-
-class _LineError(Exception):
-    """A line broke or was never there; ``passing`` where another attempt may help."""
-
-    def __init__(self, reason: str, *, passing: bool = True):
-        super().__init__(reason)
-        self.passing = passing
-
-
-def _ask(request: urllib.request.Request) -> http.client.HTTPResponse:
-    try:
-        return urllib.request.urlopen(request, timeout=download.TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        error.close()
-        passing = error.code >= 500 or error.code in download.PASSING_STATUSES
-        raise _LineError(f"HTTP {error.code} {error.reason}", passing=passing) from None
-    except _BAD_LINE as error:
-        reason = getattr(error, "reason", None) or error
-        raise _LineError(str(reason) or type(reason).__name__) from None
-
-
-def _range_of(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """Start and total of ``Content-Range: bytes 5-9/10``."""
-    match = re.fullmatch(r"bytes (\d+)-\d*/(\d+|\*)", answer.headers.get("Content-Range", ""))
-    if match is None:
-        raise _LineError("the server sent a part without saying which", passing=False)
-    return int(match[1]), int(match[2]) if match[2] != "*" else None
+            raise BrokenLineError("the line broke before the place that was reached")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed
 from torch.utils.data import DataLoader
 
 from mnvision.cache import cache_dir
@@ -25,6 +24,7 @@ from mnvision.data.splits import Split
 from mnvision.data.tar import Sample, ShardError, read_samples
 from mnvision.errors import UserError
 from mnvision.ops.picture import Picture
+from mnvision.ops.processes import rank_and_size
 from mnvision.types import Batch, LabelledPictures
 
 
@@ -130,8 +130,7 @@ class ShardDataModule(ClassDataModule):
         )
 
     def _stream(self) -> TrainingStream:
-        ready = distributed.is_available() and distributed.is_initialized()
-        options = self._options
+        options, (rank, ranks) = self._options, rank_and_size()
         return TrainingStream(
             self._shards("train"),
             decode=StreamDecode(self.view(training=True)),
@@ -141,8 +140,8 @@ class ShardDataModule(ClassDataModule):
             resample=options["resample"],
             epoch_length=options["epoch_length"],
             batch_size=self.batch_size,
-            rank=distributed.get_rank() if ready else 0,
-            world_size=distributed.get_world_size() if ready else 1,
+            rank=rank,
+            world_size=ranks,
             seed=self.seed,
             bad_samples=self.bad_images,
             cache=self._cache(),

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from mnvision.errors import UserError
+
 T = TypeVar("T")
 Order = Callable[[int], np.ndarray]  # lap -> the shards in the order in which this lap reads them
 
@@ -83,3 +85,33 @@ def shuffled(samples: Iterable[T], *, size: int, rng: np.random.Generator) -> It
             yield sample
     for place in rng.permutation(len(kept)).tolist():
         yield kept[place]
+
+
+def epoch_length_of(
+    asked: int | None, *, counts: Sequence[int] | None, resample: bool, even: bool, ranks: int
+) -> int | None:
+    """Samples in an epoch over all ranks; None where an epoch is whatever the shards hold.
+
+    Args:
+        asked: What the user wants; None for all there are.
+        counts: Samples in each shard; None where that is not known.
+        resample: Whether shards are drawn with replacement.
+        even: Whether all ranks get equally many.
+        ranks: Number of processes.
+
+    Raises:
+        UserError: The number has to be known and is not, or there are too few.
+    """
+    if counts is not None and not sum(counts):
+        raise UserError("the shards are empty: their index counts 0 samples. Expected some")
+    if not even and (resample or asked is not None):
+        raise UserError("resample and epoch_length are for training. Expected neither where even=False sees all once")
+    total = asked if asked is not None or counts is None else sum(counts)
+    if total is None and (resample or (even and ranks > 1)):
+        raise UserError(
+            "the shards have no index.json, so nobody knows how many samples they hold, but all ranks need equally"
+            " many, and drawing needs an end. Give epoch_length, the number of samples in an epoch over all ranks"
+        )
+    if total is not None and total < (ranks if even else 1):
+        raise UserError(f"an epoch has {total} samples for {ranks} ranks. Expected at least one for each: epoch_length")
+    return total

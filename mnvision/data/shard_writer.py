@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -19,6 +18,7 @@ import numpy as np
 
 from mnvision.data.dataset import BadImages
 from mnvision.data.shard_files import INDEX, parse_index
+from mnvision.download import file_sha256
 from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.types import LabelledPictures
@@ -267,19 +267,14 @@ def _write_shard(path: Path, samples: Iterator[list[tuple[str, bytes]]]) -> dict
                 count += 1
                 for name, data in members:
                     tar.addfile(_info(name, data), io.BytesIO(data))
-        digest, size = _sha256(temporary), temporary.stat().st_size
+        digest, size = file_sha256(temporary), temporary.stat().st_size
         if not path.exists():
             os.replace(temporary, path)
-        elif _sha256(path) != digest:
+        elif file_sha256(path) != digest:
             _refuse(path.parent, [path])
     finally:
         temporary.unlink(missing_ok=True)
     return {"name": path.name, "samples": count, "bytes": size, "sha256": digest}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _shards_of(folder: Path, name: str) -> list[Path]:

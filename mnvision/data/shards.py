@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mnvision.data.dataset import BadImages
 from mnvision.data.shard_files import expand_shards, open_shard, with_index
 from mnvision.data.shard_labels import BadSampleError, LabelReader, Losses, picture_of
-from mnvision.data.shard_plan import Part, parts_between, parts_dealt, share_of_worker, shuffled
+from mnvision.data.shard_plan import Part, epoch_length_of, parts_between, parts_dealt, share_of_worker, shuffled
 from mnvision.data.tar import Sample, ShardError, read_samples
 from mnvision.errors import UserError
 
@@ -114,7 +114,7 @@ class ShardStream(IterableDataset):
         self._label = LabelReader(classes=self.classes, num_classes=num_classes, label_from=label_from)
         counts = [shard.samples for shard in self.shards if shard.samples is not None]
         self._counts = counts if len(counts) == len(self.shards) else None
-        self._total = _epoch_length(epoch_length, counts=self._counts, resample=resample, even=even, ranks=world_size)
+        self._total = epoch_length_of(epoch_length, counts=self._counts, resample=resample, even=even, ranks=world_size)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # persistent workers read it too
         self._losses = Losses(len(self.shards))
 
@@ -293,22 +293,3 @@ class _Reading:
 
     def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng((self.stream.seed, self.epoch, *purpose))
-
-
-def _epoch_length(
-    asked: int | None, *, counts: Sequence[int] | None, resample: bool, even: bool, ranks: int
-) -> int | None:
-    """Samples in an epoch over all ranks; None where an epoch is whatever the shards hold."""
-    if counts is not None and not sum(counts):
-        raise UserError("the shards are empty: their index counts 0 samples. Expected some")
-    if not even and (resample or asked is not None):
-        raise UserError("resample and epoch_length are for training. Expected neither where even=False sees all once")
-    total = asked if asked is not None or counts is None else sum(counts)
-    if total is None and (resample or (even and ranks > 1)):
-        raise UserError(
-            "the shards have no index.json, so nobody knows how many samples they hold, but all ranks need equally"
-            " many, and drawing needs an end. Give epoch_length, the number of samples in an epoch over all ranks"
-        )
-    if total is not None and total < (ranks if even else 1):
-        raise UserError(f"an epoch has {total} samples for {ranks} ranks. Expected at least one for each: epoch_length")
-    return total

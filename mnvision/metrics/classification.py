@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnvision.metrics.gathering import gather_columns, joined, rank_and_size
+from mnvision.metrics.gathering import gather_columns, joined
 from mnvision.metrics.ranks import KEPT, RankedPictures, check_ranked, condense, no_pictures
+from mnvision.ops.processes import rank_and_size
 from mnvision.types import LabelledPictures, Labels, UserError
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mnvision.metrics.average_precision import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS, Boxes, Curves, coco_curves
 from mnvision.metrics.detections import DetectionArrays, check_detections, to_results, to_xywh
-from mnvision.metrics.gathering import gather_columns, joined, rank_and_size
+from mnvision.metrics.gathering import gather_columns, joined
 from mnvision.metrics.reference import library_curves
+from mnvision.ops.processes import rank_and_size
 from mnvision.types import Annotations, Detections, Targets, UserError
 
 logger = logging.getLogger(__name__)

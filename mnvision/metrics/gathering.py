@@ -1,4 +1,4 @@
-"""What metrics share: which process this is, and the arrays of all processes as one."""
+"""What metrics share: the arrays of all processes as one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-
-def rank_and_size() -> tuple[int, int]:
-    """This process and how many there are; (0, 1) without torch.distributed."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+from mnvision.ops.processes import rank_and_size
 
 
 def gather_columns(shard: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
