@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mnvision.callbacks import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
@@ -28,6 +27,7 @@ from mnvision.models.create import create_model, resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
 from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS
 from mnvision.schema_data import LABELLED
+from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)

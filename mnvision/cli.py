@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 import mnvision
-from mnvision import config
+from mnvision import config, paths
 from mnvision.console import configure_logging, print_error, print_interrupted, print_text
 from mnvision.errors import UserError, did_you_mean
 from mnvision.overrides import (
@@ -229,8 +229,8 @@ def _load(command: str) -> Callable[[dict[str, Any]], object]:
 
 def _prepare(cfg: DictConfig, *, command: str) -> dict[str, Any]:
     config.validate(cfg, command=command)
-    plain = config.absolute_paths(config.to_plain(cfg), start=Path.cwd())
-    config.check_files(plain, command=command)
+    plain = paths.absolute_paths(config.to_plain(cfg), start=Path.cwd())
+    paths.check_files(plain, command=command)
     return plain
 
 

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnvision.errors import ConfigError, UserError, did_you_mean
-from mnvision.files import WEIGHT_SUFFIXES
+from mnvision.errors import ConfigError, Problem, UserError, did_you_mean, problem_list
 from mnvision.ops.resolution import input_size, stride_of
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, fields
 from mnvision.schema_data import DATA_OF_TASK
@@ -26,14 +23,6 @@ from mnvision.value_types import accepts, choices, describe
 # Of each task the number that is largest for the best checkpoint.
 MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map", "classify": "val/top1", "distill": "val/top1"}
 OPTIMIZERS = ("torch.optim.",)
-# Paths that the user gives: relative to the folder in which the command was started.
-NAMES_OR_PATHS = ("task.weights", "backbone.weights", "task.teacher")
-PATH_KEYS = (
-    *("ckpt", "resume", "source", "output_dir", "csv", "data.root", *NAMES_OR_PATHS),
-    *("output", "runs", "results", "record"),  # of tables
-)
-
-Problem = tuple[str, str]  # dotted key, what is wrong with it
 
 
 def validate(cfg: DictConfig | Mapping[str, Any], *, command: str = "train") -> None:
@@ -49,7 +38,7 @@ def validate(cfg: DictConfig | Mapping[str, Any], *, command: str = "train") -> 
     """
     problems = find_problems(to_plain(cfg), command=command)
     if problems:
-        raise ConfigError(_report(problems))
+        raise ConfigError(problem_list(problems))
 
 
 def to_plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +52,7 @@ def to_plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(typing.cast(DictConfig, cfg), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(_report([(str(error.full_key), str(error).splitlines()[0])])) from error
+        raise ConfigError(problem_list([(str(error.full_key), str(error).splitlines()[0])])) from error
     return typing.cast(dict[str, Any], plain)
 
 
@@ -144,56 +133,6 @@ def resolve_target(path: str, *, allowed: Sequence[str]) -> type:
     if not _is_allowed(f"{found.__module__}.{found.__name__}", allowed):
         raise UserError(f"_target_ {path!r} is not allowed, it belongs to {found.__module__}: {rule}")
     return found
-
-
-def absolute_paths(cfg: Mapping[str, Any], *, start: Path) -> dict[str, Any]:
-    """A copy of a plain configuration with the user's paths made absolute.
-
-    Args:
-        cfg: A valid configuration as nested dicts.
-        start: Folder that relative paths are relative to. Weights may be a name as well as a file: they are left
-            alone where no such file is there.
-    """
-    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in cfg.items()}
-    for key in PATH_KEYS:
-        section, _, name = key.rpartition(".")
-        values = result.get(section, {}) if section else result
-        given = values.get(name)
-        if not isinstance(given, str) or "://" in given:
-            continue
-        path = os.path.abspath(start / os.path.expanduser(given))
-        if key not in NAMES_OR_PATHS or os.path.exists(path):
-            values[name] = path
-    return result
-
-
-def check_files(cfg: Mapping[str, Any], *, command: str = "train") -> None:
-    """Check that what a command reads first is there, before anything slow starts.
-
-    Args:
-        cfg: A valid configuration with absolute paths.
-        command: A key of ``COMMANDS``: ``profile`` reads a checkpoint at most, neither data nor weights.
-
-    Raises:
-        ConfigError: One message with a line for each file or folder that is not there.
-    """
-    paths = {"ckpt": cfg.get("ckpt"), "resume": cfg.get("resume")}
-    reads_all = command != "profile" and command not in WITHOUT_SECTIONS
-    if reads_all and cfg["data"]["name"] in ("coco", "voc"):
-        paths["data.root"] = cfg["data"]["root"]
-    for section in ("task", "backbone") if reads_all else ():  # weights may be a name or an address as well
-        for name in ("weights", "teacher"):
-            weights = _mapping(cfg.get(section)).get(name)
-            if isinstance(weights, str) and "://" not in weights and _is_path(weights):
-                paths[f"{section}.{name}"] = weights
-    problems = [(key, f"no such file or folder: {path}") for key, path in paths.items() if path]
-    problems = [(key, problem) for key, problem in problems if not Path(str(paths[key])).exists()]
-    if problems:
-        raise ConfigError(_report(problems))
-
-
-def _is_path(text: str) -> bool:
-    return "/" in text or "\\" in text or Path(text).suffix.lower() in WEIGHT_SUFFIXES
 
 
 def _check_section(section: str, cfg: Mapping[str, Any], known: list[str]) -> list[Problem]:
@@ -310,11 +249,6 @@ def _leaves(path: str, value: Any) -> Iterator[str]:
             yield from _leaves(f"{path}.{key}", inner)
     else:
         yield path
-
-
-def _report(problems: Sequence[Problem]) -> str:
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
-    return "\n".join([count, *(f"  {key}: {problem}" for key, problem in problems)])
 
 
 def _show(value: Any) -> str:

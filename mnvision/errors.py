@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+Problem = tuple[str, str]  # a dotted key of the configuration, and what is wrong with it
 
 
 class UserError(ValueError):
@@ -18,6 +20,12 @@ class ConfigError(UserError):
 def file_error(file: Path, message: str) -> UserError:
     """What is wrong with a file, to be raised."""
     return UserError(f"{file}: {message}")
+
+
+def problem_list(problems: Sequence[Problem]) -> str:
+    """The message of a ``ConfigError``: how many problems there are, and a line for each."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
+    return "\n".join([count, *(f"  {key}: {problem}" for key, problem in problems)])
 
 
 def did_you_mean(word: object, words: Iterable[str], *, most: int = 1, known: bool = False) -> str:

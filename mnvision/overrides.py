@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from mnvision.config import PATH_KEYS
+from mnvision.paths import PATH_KEYS
 from mnvision.schema_data import DATA, LABELLED
 
 SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")

@@ -18,16 +18,17 @@ from mnvision import build
 from mnvision.backbones.folding import is_folded, unfold_batchnorm
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.weights import read_weights
-from mnvision.callbacks import Unfreezing, progress_callbacks
+from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
 from mnvision.console import TERMINATED
+from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.pictures import find_pictures
-from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.hardware import check_devices, choose_device, choose_precision, keep_freed_memory
 from mnvision.inference import for_inference
-from mnvision.kinds import Kind, kind_of
+from mnvision.kinds import kind_of
+from mnvision.measuring import measure
 from mnvision.models.base import TaskModel
 from mnvision.module import VisionModule
 from mnvision.objectives import build_objective, build_teacher
@@ -37,12 +38,12 @@ from mnvision.outputs import (
     check_run_folder,
     describe_run,
     model_line,
-    report_run,
     run_folder,
     write_picture,
 )
 from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
 from mnvision.schema_data import DATA_OF_TASK
+from mnvision.steering import Unfreezing
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -85,10 +86,9 @@ def train(cfg: Config) -> dict[str, float]:
     if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
     kind = kind_of(model, command="train")
-    metric = kind.make_metric(data.load_split("val"))
     module = VisionModule(
         model,
-        metric=metric,
+        metric=kind.make_metric(data.load_split("val")),
         make_optimizer=build.build_optimizer(cfg),
         schedule=build.build_schedule(cfg),
         objective=build_objective(cfg, model, data=data, teacher=teacher),
@@ -133,13 +133,9 @@ def train(cfg: Config) -> dict[str, float]:
         )
     model.load_state_dict(model_from_checkpoint(read_checkpoint(best), path=best).state_dict())
     trainer.loggers = []  # this is no further epoch: the final numbers go into metrics.json
-    measured = Measured(data, "val")
-    numbers = _measure(trainer, module, measured, kind=kind, folder=folder)
+    commands = reproduce({**cfg, "override_words": []}, ckpt=best)
+    numbers = measure(trainer, module, data, "val", cfg=cfg, folder=folder, commands=commands)
     if trainer.is_global_zero:
-        pictures = cfg["trainer"]["pictures"]
-        kind.write_pictures(model, data, measured.split, metric=metric, folder=folder, count=pictures)
-        commands = reproduce({**cfg, "override_words": []}, ckpt=best)
-        measured.report(kind, module, cfg=cfg, folder=folder, numbers=numbers, commands=commands)
         logger.info("model: %s", best)
     return numbers
 
@@ -183,14 +179,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
     )
     if trainer.is_global_zero:
         describe_run(model, cfg=cfg, folder=folder, command="eval")
-    measured = Measured(data, cfg["split"])
-    numbers = _measure(trainer, module, measured, kind=kind, folder=folder)
-    if trainer.is_global_zero:
-        pictures = cfg["trainer"]["pictures"]
-        kind.write_pictures(model, data, measured.split, metric=metric, folder=folder, count=pictures)
-        commands = reproduce(cfg, ckpt=cfg["ckpt"])
-        measured.report(kind, module, cfg=cfg, folder=folder, numbers=numbers, commands=commands)
-    return numbers
+    commands = reproduce(cfg, ckpt=cfg["ckpt"])
+    return measure(trainer, module, data, cfg["split"], cfg=cfg, folder=folder, commands=commands)
 
 
 def predict(cfg: Config) -> list[dict[str, Any]]:
@@ -246,7 +236,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     return entries
 
 
-def _data_for(model: TaskModel, cfg: Config) -> Any:
+def _data_for(model: TaskModel, cfg: Config) -> PictureDataModule:
     """The data section in a trained model's own input size and classes.
 
     Raises:
@@ -283,66 +273,8 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
 
-class Measured(L.LightningDataModule):
-    """One split as evaluation reads it. Its loader is made when each process of a run knows its part.
-
-    Args:
-        data: The data.
-        split: ``train``, ``val`` or ``test``.
-    """
-
-    def __init__(self, data: Any, split: Split) -> None:
-        super().__init__()
-        self.data, self.split = data, split
-
-    def val_dataloader(self) -> Any:
-        """The split's loader."""
-        return self.data.evaluation_dataloader(self.split)
-
-    def teardown(self, stage: str) -> None:
-        """As of the data."""
-        self.data.teardown(stage)
-
-    def report(
-        self,
-        kind: Kind,
-        module: VisionModule,
-        *,
-        cfg: Config,
-        folder: Path,
-        numbers: dict[str, float],
-        commands: Sequence[Sequence[str]],
-    ) -> None:
-        """Write the report page."""
-        bars, ticks = kind.by_class(module.metric)
-        count = len(self.data.load_split(self.split))
-        report_run(
-            module.model,
-            bars=bars,
-            ticks=ticks,
-            plan=kind.PLAN,
-            count=count,
-            cfg=cfg,
-            folder=folder,
-            numbers=numbers,
-            commands=commands,
-        )
-
-
 def _precision(cfg: Config) -> str:
     return choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
-
-
-def _measure(trainer: L.Trainer, module: VisionModule, data: Measured, *, kind: Kind, folder: Path) -> dict[str, float]:
-    """Evaluate, print the numbers, and write ``metrics.json`` and what was predicted."""
-    logged = trainer.validate(module, datamodule=data, verbose=False)[0]
-    plain = {name.removeprefix("val/"): round(float(value), 6) for name, value in logged.items()}
-    numbers = {f"{data.split}/{name}": value for name, value in plain.items()}
-    if trainer.is_global_zero:
-        logger.info("\n%s", kind.summary(module.metric, plain))
-        write_text(folder / "metrics.json", json.dumps(numbers, indent=1))
-        kind.write_results(module.metric, folder)
-    return numbers
 
 
 def _unfold(model: TaskModel, data: Any, *, batches: int) -> None:

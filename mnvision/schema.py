@@ -7,6 +7,7 @@ import typing
 from typing import Annotated, Any, Literal
 
 from mnvision.schema_data import DATA
+from mnvision.schema_tasks import TASKS
 from mnvision.value_types import (
     Count,
     FilePath,
@@ -14,94 +15,10 @@ from mnvision.value_types import (
     Limits,
     Natural,
     NotNegative,
-    Pixels,
     Positive,
     Share,
-    SmallPixels,
     Weights,
 )
-
-
-@dataclasses.dataclass
-class SSD:
-    """Keys of ``task`` where its name is ``ssd``."""
-
-    name: str  # membership is checked by SECTIONS
-    image_size: Pixels | None
-    form: Literal["paper", "lite", "fpn"] | None
-    weights: Weights | None
-    loss: Literal["softmax", "sigmoid", "focal"] | None
-    negative_ratio: Positive
-    matching_iou: Share
-    box_weight: NotNegative
-    focal_alpha: Fraction | None
-    focal_gamma: NotNegative | None
-    score_threshold: Fraction
-    nms_iou: Fraction
-    pre_nms_top_k: Count
-    max_detections: Count
-    min_scale: Share | None
-    max_scale: Share | None
-
-
-@dataclasses.dataclass
-class FasterRCNN:
-    """Keys of ``task`` where its name is ``faster_rcnn``."""
-
-    name: str
-    image_size: Pixels | None
-    form: Literal["c4", "fpn"] | None
-    weights: Weights | None
-    anchor_sizes: list[Positive] | None
-    proposals: Count | None
-    train_proposals: Count | None
-    rpn_pre_nms_top_k: Count | None
-    rpn_nms_iou: Fraction
-    rpn_score_threshold: Fraction | None
-    rpn_batch: Count
-    rpn_high: Share
-    rpn_low: Fraction
-    roi_batch: Count | None
-    roi_positive: Share
-    roi_iou: Share
-    box_weight: NotNegative | None
-    score_threshold: Fraction | None
-    nms_iou: Fraction | None
-    pre_nms_top_k: Count
-    max_detections: Count
-
-
-@dataclasses.dataclass
-class Classify:
-    """Keys of ``task`` where its name is ``classify``."""
-
-    name: str
-    image_size: SmallPixels | None
-    fit: Literal["crop", "stretch"] | None
-    crop_share: Share | None
-    weights: Weights | None
-    dropout: Fraction | None
-    label_smoothing: Fraction
-    class_weights: Literal["none", "balanced"]
-    noise: Literal["none", "soft_bootstrap", "hard_bootstrap", "filter"]
-    trust: Share
-
-
-@dataclasses.dataclass
-class Distill(Classify):
-    """Keys of ``task`` where its name is ``distill``."""
-
-    teacher: Weights
-    teacher_backbone: Annotated[str, "the name of a network"] | None
-    teacher_alpha: Positive
-    teacher_library: Literal["timm"] | None
-    teacher_classes: list[str] | None
-    temperature: Positive
-    weight: Fraction
-    feature_weight: NotNegative
-    embedding_weight: NotNegative
-    use_labels: bool
-    cache_teacher: bool
 
 
 @dataclasses.dataclass
@@ -325,7 +242,7 @@ COMMANDS: dict[str, type] = {
 WITHOUT_SECTIONS = ("tables",)  # commands that build no model of a configuration
 # The schema of a section by its `name`, or by its `library`, whose names are its own; without both there is one schema.
 SECTIONS: dict[str, dict[str, type]] = {
-    "task": {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classify, "distill": Distill},
+    "task": TASKS,
     "backbone": {
         "mobilenet_v1": MobileNetV1,
         "mobilenet_v2": MobileNetV2,

@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from mnvision import build, hardware
-from mnvision.callbacks import BestCheckpoint, LastCheckpoint
 from mnvision.checkpoint import save_model
 from mnvision.data.loaders import EpochSampler
 from mnvision.errors import UserError
 from mnvision.models.create import create_model
+from mnvision.steering import BestCheckpoint, LastCheckpoint
 from mnvision.types import Preprocessing
 from tests.runs import TINY, configure
 

@@ -1,0 +1,91 @@
+"""The measuring of a model on a split, at the end of a training and by itself: numbers, predictions, pictures, page."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+
+from mnvision.data.base_datamodule import PictureDataModule
+from mnvision.data.splits import Split
+from mnvision.files import write_text
+from mnvision.kinds import kind_of
+from mnvision.module import VisionModule
+from mnvision.outputs import report_run
+
+logger = logging.getLogger(__name__)
+
+
+def measure(
+    trainer: L.Trainer,
+    module: VisionModule,
+    data: PictureDataModule,
+    split: Split,
+    *,
+    cfg: Mapping[str, Any],
+    folder: Path,
+    commands: Sequence[Sequence[str]],
+) -> dict[str, float]:
+    """Evaluate a model on a split, print the numbers, and write them with predictions, pictures and a page.
+
+    Args:
+        trainer: Runs the evaluation.
+        module: Holds the model and the metric of the split.
+        data: Has the split.
+        split: ``train``, ``val`` or ``test``.
+        cfg: The configuration of the run.
+        folder: Of the run.
+        commands: That repeat the run, for the page.
+
+    Returns:
+        The numbers, as in ``metrics.json``.
+    """
+    logged = trainer.validate(module, datamodule=_OneSplit(data, split), verbose=False)[0]
+    plain = {name.removeprefix("val/"): round(float(value), 6) for name, value in logged.items()}
+    numbers = {f"{split}/{name}": value for name, value in plain.items()}
+    if not trainer.is_global_zero:
+        return numbers
+    model, metric = module.model, module.metric
+    kind = kind_of(model, command="measuring")
+    logger.info("\n%s", kind.summary(metric, plain))
+    write_text(folder / "metrics.json", json.dumps(numbers, indent=1))
+    kind.write_results(metric, folder)
+    kind.write_pictures(model, data, split, metric=metric, folder=folder, count=cfg["trainer"]["pictures"])
+    bars, ticks = kind.by_class(metric)
+    report_run(
+        model,
+        bars=bars,
+        ticks=ticks,
+        plan=kind.PLAN,
+        count=len(data.load_split(split)),
+        cfg=cfg,
+        folder=folder,
+        numbers=numbers,
+        commands=commands,
+    )
+    return numbers
+
+
+class _OneSplit(L.LightningDataModule):
+    """One split as evaluation reads it. Its loader is made when each process of a run knows its part.
+
+    Args:
+        data: The data.
+        split: ``train``, ``val`` or ``test``.
+    """
+
+    def __init__(self, data: PictureDataModule, split: Split) -> None:
+        super().__init__()
+        self.data, self.split = data, split
+
+    def val_dataloader(self) -> Any:
+        """The split's loader."""
+        return self.data.evaluation_dataloader(self.split)
+
+    def teardown(self, stage: str) -> None:
+        """As of the data."""
+        self.data.teardown(stage)
