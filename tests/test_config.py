@@ -365,7 +365,7 @@ def test_resolve_target():
         ("torch.hub.load", "is no class"),  # a function
         ("torch.optim.SDG", "did you mean SGD?"),
         ("torch.optim.nothing.SGD", "cannot be imported"),
-        ("mnvision.config.Path", "belongs to pathlib"),  # a class that an allowed module happens to import
+        ("mnvision.paths.Path", "belongs to pathlib"),  # a class that an allowed module happens to import
     ],
 )
 def test_resolve_target_refuses(path, words):

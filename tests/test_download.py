@@ -5,81 +5,31 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from mnvision import download
 from mnvision.download import fetch, file_sha256
-from mnvision.types import UserError
+from mnvision.errors import UserError
+from tests.servers import Server, serving
 
 PAYLOAD = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one file at any path and keeps a record of what was asked for."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.payload = PAYLOAD
-        self.etag: str | None = '"v1"'
-        self.ranges = True
-        self.cut: list[int] = []  # bytes to send before closing, one per answer, then whole
-        self.statuses: list[int] = []  # errors to answer with, one per request, then 200
-        self.asked: list[dict[str, str]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/some/weights.bin"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:  # noqa: N802
-        server = self.server
-        server.asked.append(dict(self.headers))
-        if server.statuses:
-            self.send_error(server.statuses.pop(0))
-            return
-        start = 0
-        wanted = self.headers.get("Range")
-        if wanted and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(server.payload):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(server.payload) - 1}/{len(server.payload)}")
-        else:
-            self.send_response(200)
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        body = server.payload[start:]
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: server.cut.pop(0)] if server.cut else body)
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def server(tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "weights.bin").write_bytes(PAYLOAD)
+    with serving(folder) as server:
+        yield server
+
+
+def url_of(server: Server) -> str:
+    return f"{server.url}/some/weights.bin"
 
 
 @pytest.fixture(autouse=True)
@@ -94,21 +44,21 @@ def leftovers(folder: Path) -> set[str]:
 def test_downloads_once_into_the_cache(server, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MNVISION_CACHE", str(tmp_path))
     with caplog.at_level(logging.INFO, logger="mnvision.download"):
-        path = fetch(server.url, sha256=SHA256.upper())
+        path = fetch(url_of(server), sha256=SHA256.upper())
     assert path == tmp_path / "weights" / "weights.bin"
     assert path.read_bytes() == PAYLOAD
-    assert fetch(server.url, sha256=SHA256) == path
+    assert fetch(url_of(server), sha256=SHA256) == path
     assert len(server.asked) == 1
     assert leftovers(path.parent) == set()
-    assert server.url in caplog.text
+    assert url_of(server) in caplog.text
     assert "1.0 MB" in caplog.text
 
 
 def test_resumes_where_the_line_broke(server, tmp_path):
     server.cut = [300_000, 200_000]
-    assert fetch(server.url, sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
-    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=300000-", "bytes=500000-"]
-    assert server.asked[1]["If-Range"] == '"v1"'
+    assert fetch(url_of(server), sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
+    assert server.ranges_of("weights.bin") == [None, "bytes=300000-", "bytes=500000-"]
+    assert server.asked[1].if_range == '"v1"'
     assert leftovers(tmp_path) == set()
 
 
@@ -116,16 +66,16 @@ def test_resumes_in_a_later_process(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.cut = [300_000]
     with pytest.raises(UserError, match=r"received 300000 of 1048576 bytes"):
-        fetch(server.url, sha256=None, folder=tmp_path)
+        fetch(url_of(server), sha256=None, folder=tmp_path)
     assert not (tmp_path / "weights.bin").exists()
     assert (tmp_path / "weights.bin.part").stat().st_size == 300_000
-    assert fetch(server.url, sha256=None, folder=tmp_path).read_bytes() == PAYLOAD
-    assert server.asked[-1]["Range"] == "bytes=300000-"
+    assert fetch(url_of(server), sha256=None, folder=tmp_path).read_bytes() == PAYLOAD
+    assert server.asked[-1].range == "bytes=300000-"
 
 
 def test_starts_again_where_the_server_knows_no_ranges(server, tmp_path):
     server.ranges, server.cut = False, [300_000]
-    assert fetch(server.url, sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
+    assert fetch(url_of(server), sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
     assert len(server.asked) == 2
 
 
@@ -134,33 +84,34 @@ def test_starts_again_where_the_file_has_changed_in_between(server, tmp_path, mo
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.cut = [300_000]
     with pytest.raises(UserError):
-        fetch(server.url, sha256=None, folder=tmp_path)
-    server.payload, server.etag = PAYLOAD[::-1], '"v2"'
-    assert fetch(server.url, sha256=None, folder=tmp_path).read_bytes() == PAYLOAD[::-1]
+        fetch(url_of(server), sha256=None, folder=tmp_path)
+    (server.folder / "weights.bin").write_bytes(PAYLOAD[::-1])
+    server.etag = '"v2"'
+    assert fetch(url_of(server), sha256=None, folder=tmp_path).read_bytes() == PAYLOAD[::-1]
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"v1"'])
 def test_never_joins_halves_that_nothing_vouches_for(server, tmp_path, etag):
     server.etag, server.cut = etag, [300_000]
-    assert fetch(server.url, sha256=None, folder=tmp_path).read_bytes() == PAYLOAD
-    assert [asked.get("Range") for asked in server.asked] == [None, None]
+    assert fetch(url_of(server), sha256=None, folder=tmp_path).read_bytes() == PAYLOAD
+    assert server.ranges_of("weights.bin") == [None, None]
 
 
 def test_a_stale_beginning_is_dropped_once_the_checksum_tells(server, tmp_path):
     server.etag = None
     (tmp_path / "weights.bin.part").write_bytes(b"\0" * 300_000)
-    assert fetch(server.url, sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
-    assert [asked.get("Range") for asked in server.asked] == ["bytes=300000-", None]
+    assert fetch(url_of(server), sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
+    assert server.ranges_of("weights.bin") == ["bytes=300000-", None]
 
 
 def test_a_part_longer_than_the_file_is_dropped(server, tmp_path):
     (tmp_path / "weights.bin.part").write_bytes(b"\0" * (len(PAYLOAD) + 5))
-    assert fetch(server.url, sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
+    assert fetch(url_of(server), sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
 
 
 def test_wrong_checksum_removes_the_download(server, tmp_path):
     with pytest.raises(UserError, match=rf"has SHA-256 {SHA256}, expected {'0' * 64}: the download was removed"):
-        fetch(server.url, sha256="0" * 64, folder=tmp_path)
+        fetch(url_of(server), sha256="0" * 64, folder=tmp_path)
     assert leftovers(tmp_path) == set()
     assert not (tmp_path / "weights.bin").exists()
     assert len(server.asked) == 1  # the same file again would not help
@@ -168,7 +119,7 @@ def test_wrong_checksum_removes_the_download(server, tmp_path):
 
 def test_passing_errors_are_tried_again(server, tmp_path):
     server.statuses = [503, 429]
-    assert fetch(server.url, sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
+    assert fetch(url_of(server), sha256=SHA256, folder=tmp_path).read_bytes() == PAYLOAD
     assert len(server.asked) == 3
 
 
@@ -176,10 +127,10 @@ def test_passing_errors_are_tried_again(server, tmp_path):
 def test_an_error_tells_what_to_put_where(server, tmp_path, statuses, requests):
     server.statuses = list(statuses)
     with pytest.raises(UserError) as caught:
-        fetch(server.url, sha256=SHA256, folder=tmp_path)
+        fetch(url_of(server), sha256=SHA256, folder=tmp_path)
     message = str(caught.value)
     assert f"HTTP {statuses[0]}" in message
-    assert server.url in message
+    assert url_of(server) in message
     assert f"put it at {tmp_path / 'weights.bin'}" in message
     assert SHA256 in message
     assert "\n" not in message
@@ -222,10 +173,10 @@ def test_a_file_brought_by_hand_needs_no_network(tmp_path):
 
 
 def test_the_first_digits_of_a_checksum_are_enough(server, tmp_path):
-    assert fetch(server.url, sha256=SHA256[:8], folder=tmp_path).read_bytes() == PAYLOAD
-    assert fetch(server.url, sha256=SHA256[:8], folder=tmp_path).read_bytes() == PAYLOAD
+    assert fetch(url_of(server), sha256=SHA256[:8], folder=tmp_path).read_bytes() == PAYLOAD
+    assert fetch(url_of(server), sha256=SHA256[:8], folder=tmp_path).read_bytes() == PAYLOAD
     with pytest.raises(UserError, match=f"has SHA-256 {SHA256}, expected 01234567"):
-        fetch(server.url, sha256="01234567", folder=tmp_path / "other")
+        fetch(url_of(server), sha256="01234567", folder=tmp_path / "other")
 
 
 def test_a_wrong_file_brought_by_hand_is_named_and_left(tmp_path):
@@ -237,21 +188,21 @@ def test_a_wrong_file_brought_by_hand_is_named_and_left(tmp_path):
 
 
 def test_an_unknown_checksum_is_recorded_on_first_use(server, tmp_path):
-    path = fetch(server.url, sha256=None, folder=tmp_path)
+    path = fetch(url_of(server), sha256=None, folder=tmp_path)
     record = tmp_path / "weights.bin.sha256"
     assert record.read_text() == f"{SHA256}  weights.bin\n"
-    assert fetch(server.url, sha256=None, folder=tmp_path) == path
+    assert fetch(url_of(server), sha256=None, folder=tmp_path) == path
     path.write_bytes(PAYLOAD[:-1])
     with pytest.raises(UserError, match=r"expected .*weights\.bin\.sha256.*remove"):
-        fetch(server.url, sha256=None, folder=tmp_path)
+        fetch(url_of(server), sha256=None, folder=tmp_path)
     record.unlink()
-    assert fetch(server.url, sha256=None, folder=tmp_path) == path
+    assert fetch(url_of(server), sha256=None, folder=tmp_path) == path
 
 
 def test_concurrent_downloads_do_not_clash(server, tmp_path):
     server.cut = [300_000]
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: fetch(server.url, sha256=SHA256, folder=tmp_path), range(8)))
+        paths = list(pool.map(lambda _: fetch(url_of(server), sha256=SHA256, folder=tmp_path), range(8)))
     assert {path.read_bytes() == PAYLOAD for path in paths} == {True}
     assert len(server.asked) == 2  # one download, resumed once
     assert leftovers(tmp_path) == set()
@@ -260,7 +211,7 @@ def test_concurrent_downloads_do_not_clash(server, tmp_path):
 def test_works_without_file_locks(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "fcntl", None)
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: fetch(server.url, sha256=SHA256, folder=tmp_path), range(4)))
+        paths = list(pool.map(lambda _: fetch(url_of(server), sha256=SHA256, folder=tmp_path), range(4)))
     assert {path.read_bytes() == PAYLOAD for path in paths} == {True}
     assert leftovers(tmp_path) == set()
 
@@ -276,4 +227,4 @@ def test_refuses_what_is_not_a_download(tmp_path, url):
 def test_a_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot keep .*MNVISION_CACHE"):
-        fetch(server.url, sha256=None, folder=tmp_path / "file" / "weights")
+        fetch(url_of(server), sha256=None, folder=tmp_path / "file" / "weights")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import io
 import tarfile
-import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from mnvision.data.archives import extract_once
 from mnvision.data.folders import read_folders
 from mnvision.data.homes import HOMES, Archive, obtain
 from mnvision.errors import UserError
+from tests.servers import Server, serving
 
 FILES = {"train/cat/a.jpg": b"1", "train/dog/b.jpg": b"22", "val/cat/c.jpg": b"333"}
 
@@ -86,29 +85,16 @@ def test_a_broken_archive_leaves_nothing(tmp_path, mode, keep):
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
-    """A folder and the address that it is served at."""
+def server(tmp_path, monkeypatch) -> Iterator[Server]:
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.0)
     folder = tmp_path / "served"
     folder.mkdir()
-    asked: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            asked.append(self.path)
-
-    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.0)
-    handler = functools.partial(Handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_address[1]}", asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(folder) as server:
+        yield server
 
 
-def test_a_data_set_is_obtained_once(served, tmp_path, monkeypatch):
-    folder, url, asked = served
+def test_a_data_set_is_obtained_once(server, tmp_path, monkeypatch):
+    folder, url = server.folder, server.url
     pictures = tar(folder / "images.tar.gz", {"images/a.jpg": b"1"}, mode="w:gz")
     tar(folder / "lists.tar", {"./train.mat": b"2", "./test.mat": b"3"}, mode="w")
     sha256 = hashlib.sha256(pictures.read_bytes()).hexdigest()
@@ -122,18 +108,18 @@ def test_a_data_set_is_obtained_once(served, tmp_path, monkeypatch):
         "images", "images.tar.gz", "lists.tar", "lists.tar.sha256", "train.mat", "test.mat",
     }  # fmt: skip
     assert (root / "images/a.jpg").read_bytes() == b"1"
-    assert len(asked) == 2
+    assert len(server.asked) == 2
     (root / "images.tar.gz").unlink()
     obtain("pets", root)
-    assert len(asked) == 2
+    assert len(server.asked) == 2
     (root / "test.mat").unlink()
     obtain("pets", root)  # from the archive that is still there
     assert (root / "test.mat").read_bytes() == b"3"
-    assert len(asked) == 2
+    assert len(server.asked) == 2
 
 
-def test_an_archive_of_something_else(served, tmp_path, monkeypatch):
-    folder, url, _ = served
+def test_an_archive_of_something_else(server, tmp_path, monkeypatch):
+    folder, url = server.folder, server.url
     tar(folder / "images.tar", {"photos/a.jpg": b"1"}, mode="w")
     monkeypatch.setitem(homes.HOMES, "pets", (Archive(f"{url}/images.tar", None, ("images",)),))
     with pytest.raises(UserError, match="images.tar: holds no images"):
@@ -143,8 +129,8 @@ def test_an_archive_of_something_else(served, tmp_path, monkeypatch):
         obtain("pets", tmp_path / "other")
 
 
-def test_without_a_line_it_says_what_to_put_where(served, tmp_path, monkeypatch):
-    _, url, _ = served
+def test_without_a_line_it_says_what_to_put_where(server, tmp_path, monkeypatch):
+    url = server.url
     monkeypatch.setitem(homes.HOMES, "pets", (Archive(f"{url}/none.tar", None, ("images",)),))
     with pytest.raises(UserError, match=f"get that file by other means and put it at {tmp_path / 'root/none.tar'}"):
         obtain("pets", tmp_path / "root")

@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -22,6 +20,7 @@ from mnvision.data.shards import ShardStream
 from mnvision.errors import UserError
 from mnvision.ops.image import decode_image
 from mnvision.types import LabelledPictures
+from tests.servers import Asked, Server, serving
 
 JPEG = b"\xff\xd8\xff"
 CLASSES = ("a", "b", "c")
@@ -151,66 +150,16 @@ def test_pixels_of_a_split_come_back(tmp_path):
         assert found[str(i)][1] == i % 3
 
 
-class Server(ThreadingHTTPServer):
-    """Serves a folder and keeps a record of what was asked for."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder = folder
-        self.ranges, self.length = True, True
-        self.tag = '"v1"'
-        self.cut: list[int] = []  # bytes of a shard to send before closing, one per answer, then whole
-        self.asked: list[tuple[str, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/set"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:  # noqa: N802
-        server, name, wanted = self.server, self.path.rpartition("/")[2], self.headers.get("Range")
-        path = server.folder / name
-        server.asked.append((name, wanted))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        body, start = path.read_bytes(), 0
-        if wanted and server.ranges and self.headers.get("If-Range", server.tag) == server.tag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        self.send_header("ETag", server.tag)
-        if server.length:
-            self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        self.wfile.write(body[start:][: server.cut.pop(0)] if server.cut and name.endswith("tar") else body[start:])
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
     monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.0)
     write_shards(items(20, size=100_000), tmp_path, classes=CLASSES, pictures_per_shard=10)
-    server = Server(tmp_path)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(tmp_path) as server:
+        yield server
 
 
 def stream_of(server, **choice):
-    pattern = f"{server.url}/train-{{000000..000001}}.tar"
+    pattern = f"{server.url}/set/train-{{000000..000001}}.tar"
     return ShardStream(pattern, decode=lambda data, rng: data, shuffle=0, **choice)
 
 
@@ -222,7 +171,7 @@ def test_streams_from_urls(server):
     assert len(stream) == 20
     assert stream.classes == CLASSES
     assert list(stream) == EXPECTED
-    assert server.asked == [(INDEX, None), ("train-000000.tar", None), ("train-000001.tar", None)]
+    assert server.asked == [Asked(INDEX), Asked("train-000000.tar"), Asked("train-000001.tar")]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -232,11 +181,7 @@ def test_reads_on_where_the_line_broke(server, ranges):
     stream = stream_of(server)
     assert list(stream) == EXPECTED
     assert not any(stream.report().values())
-    assert [wanted for name, wanted in server.asked if name == "train-000000.tar"] == [
-        None,
-        "bytes=300000-",
-        "bytes=400000-",
-    ]
+    assert server.ranges_of("train-000000.tar") == [None, "bytes=300000-", "bytes=400000-"]
 
 
 def test_a_line_that_stays_broken_loses_the_rest_of_the_shard(server):
@@ -252,7 +197,7 @@ def test_a_file_that_changes_meanwhile_is_not_mixed(server):
     stream = stream_of(server, even=False)
     reading = iter(stream)
     found = [next(reading)]
-    server.tag = '"v2"'
+    server.etag = '"v2"'
     found += list(reading)
     assert found == EXPECTED[:2] + EXPECTED[10:]
     assert stream.report()["truncated"] == 8
@@ -280,5 +225,5 @@ def test_keeps_shards_in_a_cache(server, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     for _ in range(2):
         assert list(stream_of(server, cache=cache)) == EXPECTED
-    assert [name for name, _ in server.asked].count("train-000000.tar") == 1
+    assert server.ranges_of("train-000000.tar") == [None]
     assert len(list(cache.rglob("*.tar"))) == 2
