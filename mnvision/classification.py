@@ -28,6 +28,7 @@ from mnvision.types import LabelledPictures
 
 logger = logging.getLogger(__name__)
 
+CHOSEN_BY = "top_k"  # how much predict tells of a picture
 COLUMNS: Mapping[str, str] = {"top-1": "val/top1", "top-5": "val/top5"}  # what the line of an epoch tells
 PLAN = CLASSIFICATION
 MISTAKES = 25  # on the sheet

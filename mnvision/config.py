@@ -74,6 +74,8 @@ def find_problems(cfg: Mapping[str, Any], *, command: str) -> list[Problem]:
     top = {key: value for key, value in cfg.items() if key not in sections}
     problems += _check_keys(top, fields(COMMANDS[command]), prefix="", known=known)
     problems += _check_together(cfg, command=command, wrong={key for key, _ in problems})
+    if command == "profile" and _mapping(cfg.get("task")).get("teacher") == "???":
+        problems = [problem for problem in problems if problem[0] != "task.teacher"]  # no teacher is asked
     order = {section: place for place, section in enumerate(cfg)}
     return sorted(problems, key=lambda problem: order.get(problem[0].split(".")[0], -1))
 

@@ -23,6 +23,7 @@ from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)
 
+CHOSEN_BY = "score_threshold"  # how much predict tells of a picture
 COLUMNS: Mapping[str, str] = {"AP": "val/map", "AP50": "val/map_50"}  # what the line of an epoch tells
 PLAN = DETECTION
 PICTURE_THRESHOLD = 0.5  # weaker detections are left out of the annotated pictures
@@ -116,4 +117,5 @@ def entry(found: Detections, *, spec: ModelSpec) -> dict[str, Any]:
 def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """Nothing more than the JSON file."""
     count = sum(len(picture["detections"]) for picture in entries)
-    return f"{count} detections in {len(entries)} pictures"
+    hint = "" if count else "; lower score_threshold shows weaker ones"
+    return f"{count} detections in {len(entries)} pictures{hint}"

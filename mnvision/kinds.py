@@ -19,10 +19,12 @@ class Kind(Protocol):
     """What a module such as ``detection`` offers. A metric is one that ``make_metric`` made.
 
     Attributes:
+        CHOSEN_BY: The key that says how much ``predict`` tells of a picture.
         COLUMNS: What the line of an epoch tells: title and name of the number.
         PLAN: What the report page shows.
     """
 
+    CHOSEN_BY: str
     COLUMNS: Mapping[str, str]
     PLAN: ReportPlan
 

@@ -27,7 +27,7 @@ from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.hardware import check_devices, choose_device, choose_precision, keep_freed_memory
 from mnvision.inference import for_inference
-from mnvision.kinds import kind_of
+from mnvision.kinds import KINDS, kind_of
 from mnvision.measuring import measure
 from mnvision.models.base import TaskModel
 from mnvision.module import VisionModule
@@ -206,6 +206,8 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
             "there is no model to predict with: give ckpt=PATH, or task.weights=PATH for pretrained weights"
         )
     kind = kind_of(model, command="predict")
+    for key in {other.CHOSEN_BY for other in KINDS.values()} & set(cfg["overrides"]) - {kind.CHOSEN_BY}:
+        logger.warning("%s has no effect: it is not for models of task %s", key, model.spec.task)
     if cfg["trainer"]["keep_memory"]:
         keep_freed_memory()
     line = model_line(model, precision="32")

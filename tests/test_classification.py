@@ -70,15 +70,17 @@ def test_evaluation_repeats_the_numbers_of_the_training(trained, tmp_path):
     assert again == json.loads((trained / "metrics.json").read_text())
 
 
-def test_prediction_names_the_most_likely_classes(trained, tmp_path):
+def test_prediction_names_the_most_likely_classes(trained, tmp_path, caplog):
     pictures = tmp_path / "photos"
     pictures.mkdir()
     for number in range(3):
         image = np.random.default_rng(number).integers(0, 256, (50 + number, 70, 3), dtype=np.uint8)
         cv2.imwrite(str(pictures / f"{number}.png"), image[..., ::-1])
-    words = ("trainer.accelerator=cpu", f"ckpt={last(trained)}", f"source={pictures}", "top_k=2")
+    words = ("trainer.accelerator=cpu", f"ckpt={last(trained)}", f"source={pictures}", "top_k=2", "score_threshold=0.9")
     entries = run.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
     assert [Path(entry["file"]).name for entry in entries] == ["0.png", "1.png", "2.png"]
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["score_threshold has no effect: it is not for models of task classify"]
     model = load_model(last(trained))
     probabilities = model.predict([cv2.imread(entries[1]["file"])[..., ::-1]])[0]
     best = probabilities.argsort(descending=True)[:2].tolist()

@@ -518,6 +518,12 @@ def test_prediction_for_a_folder_of_odd_pictures(finished, photos, tmp_path):
     assert turned == upright != clear
 
 
+def test_prediction_that_finds_nothing_says_which_key_finds_more(finished, photos, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        predict(finished, f"source={photos}/grey.png", "score_threshold=1.0", f"output_dir={tmp_path}")
+    assert "0 detections in 1 pictures; lower score_threshold shows weaker ones" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("source", "names"),
     [("*/*.jpg", ["more/known.jpg"]), ("[dg]*.png", ["deep.png", "grey.png"]), ("grey.png", ["grey.png"])],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import numpy as np
 
 from mnvision.errors import UserError
 from mnvision.types import LabelledPictures
+
+log = logging.getLogger(__name__)
 
 VAL_SHARE = 0.1
 Split = Literal["train", "val", "test"]
@@ -69,4 +72,6 @@ def part_of(pictures: LabelledPictures, split: Split, *, share: float, seed: int
     order = np.argsort(pictures.file_names, kind="stable")
     held = np.zeros(len(pictures), dtype=bool)
     held[order] = split_rows(pictures.labels[order], share, seed)
+    if split == "val":
+        log.info("held out for validation: %d of %d (data.val_share=%g)", held.sum(), len(pictures), share)
     return pictures.take(held if split == "val" else ~held)
