@@ -214,6 +214,10 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
     shrinking = right("task.name", "trainer.progressive_rho")
     if shrinking and shrinking[1] and shrinking[0] not in ("classify", "distill"):
         yield "trainer.progressive_rho", f"task={shrinking[0]} has boxes that would not shrink along; leave it null"
+    if (root := right("data.root")) and "://" in str(root[0]):
+        yield "data.root", f"expected a folder, got {root[0]}; shards behind a URL are given as data.train and data.val"
+    if right("data.balanced", "task.class_weights") == [True, "balanced"]:
+        yield "task.class_weights", "data.balanced=true makes up for rare classes already; leave one of the two out"
     for key in ("data.mean", "data.std"):
         values = right(key)
         if values and values[0] is not None and len(values[0]) != 3:

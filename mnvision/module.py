@@ -16,7 +16,7 @@ from mnvision.checkpoint import SECTION, describe_model
 from mnvision.models.base import TaskModel
 from mnvision.ops.image import fit_batch
 from mnvision.ops.resolution import input_size
-from mnvision.types import Batch, Targets, UserError
+from mnvision.types import Batch, Labels, Targets, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +84,13 @@ class VisionModule(L.LightningModule):
         self.objective = objective
         self.selective_weight_decay = selective_weight_decay
         self.layer_decay = layer_decay
-        self.progressive = tuple(progressive)
+        stride = model.backbone.levels[-1].stride
+        self.training_sizes = [input_size(model.preprocessing.size, rho, stride=stride) for rho in progressive]
         self.config = config or {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the model's losses, which is minimised."""
-        images = fit_batch(batch.images, self._training_size()) if self.progressive else batch.images
+        images = fit_batch(batch.images, self._training_size()) if self.training_sizes else batch.images
         images = images.contiguous(memory_format=self.memory_format)
         try:
             losses = (self.objective or self.model.losses)(images, batch.targets)
@@ -113,7 +114,9 @@ class VisionModule(L.LightningModule):
         output = self.model(images)
         losses = self.model.losses(images, batch.targets, output=output)
         total = torch.stack(list(losses.values())).sum()
-        self._log_means("val", losses, total=total, batch_size=len(images))
+        # Pictures without a class have no loss.
+        known = int((batch.targets.labels >= 0).sum()) if isinstance(batch.targets, Labels) else len(images)
+        self._log_means("val", losses, total=total, batch_size=known)
         if self.metric is not None:
             sizes = {"original_sizes": batch.targets.original_sizes} if isinstance(batch.targets, Targets) else {}
             self.metric.update(self.model.predict(images, output=output, **sizes), batch.targets)
@@ -167,10 +170,9 @@ class VisionModule(L.LightningModule):
 
     def _training_size(self) -> int:
         """The side of this epoch's training pictures."""
-        size = self.model.preprocessing.size
-        part = self.current_epoch * len(self.progressive) // max(1, self.trainer.max_epochs or 1)
-        stride = self.model.backbone.levels[-1].stride
-        return input_size(size, self.progressive[min(part, len(self.progressive) - 1)], stride=stride)
+        sizes = self.training_sizes
+        part = self.current_epoch * len(sizes) // max(1, self.trainer.max_epochs or 1)
+        return sizes[min(part, len(sizes) - 1)]
 
     def _log_means(self, stage: str, losses: dict[str, Tensor], *, total: Tensor, batch_size: int) -> None:
         """Log the means over the epoch and all processes: one exchange at its end, none at a step."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.timm_adapter import TimmClassifier
-from mnvision.backbones.weights import read_tensors
+from mnvision.backbones.weights import read_tensors, read_weights
 from mnvision.checkpoint import model_from_checkpoint, read_checkpoint
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.errors import UserError
@@ -25,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 _CLASSIFY = ("label_smoothing", "class_weights", "noise", "trust")
-_TEACHER = ("teacher", "teacher_backbone", "teacher_alpha", "teacher_library", "teacher_classes")
+_TEACHER = (
+    *("teacher", "teacher_backbone", "teacher_alpha", "teacher_image_size"),
+    *("teacher_library", "teacher_classes"),
+)
 _DISTILL = (*_TEACHER, "temperature", "weight", "feature_weight", "embedding_weight", "use_labels", "cache_teacher")
 # Keys of a task that its training asks for and its network does not know.
 OBJECTIVE_KEYS = {"classify": _CLASSIFY, "distill": (*_CLASSIFY, *_DISTILL)}
@@ -49,13 +53,38 @@ def build_teacher(cfg: Config) -> Teacher | None:
     elif task["teacher_library"] == "timm":
         return _timm_teacher(backbone, given, classes=task["teacher_classes"])
     else:
-        alpha, classes = task["teacher_alpha"], task["teacher_classes"]
-        teacher = create_model("classify", backbone=backbone, alpha=alpha, weights=given, classes=classes)
+        teacher = _own_teacher(task)
     if not isinstance(teacher, Classifier):
         raise UserError(f"task.teacher: {given} holds a model of task {teacher.spec.task}, expected a classifier")
     name = teacher.spec.backbone_options["name"]
     logger.info("teacher: %s at %d pixels, %d classes", name, teacher.preprocessing.size, len(teacher.spec.classes))
     return teacher.eval()
+
+
+def _own_teacher(task: Mapping[str, Any]) -> TaskModel:
+    """One of our networks with weights whose class head is used as it is.
+
+    Raises:
+        UserError: If the head has other classes than ``teacher_classes``, or none are named.
+    """
+    given, names = task["teacher"], task["teacher_classes"]
+    weights = read_weights(given)
+    if names is None and weights.classes is None:
+        raise UserError(f"task.teacher: {given} does not name its classes; give task.teacher_classes=[...]")
+    classes = names or [name for name in weights.classes or () if name is not None]
+    if strange := unmatched_classes(weights, classes):
+        raise UserError(
+            f"task.teacher_classes: the class head of {given} has no column for {len(strange)} of these "
+            f"{len(classes)} names, such as {strange[0]!r}; give the names of its classes in their order"
+        )
+    return create_model(
+        "classify",
+        backbone=task["teacher_backbone"],
+        alpha=task["teacher_alpha"],
+        image_size=task["teacher_image_size"],
+        weights=given,
+        classes=classes,
+    )
 
 
 def _timm_teacher(name: str, weights: str, *, classes: Sequence[str] | None) -> TimmClassifier:
@@ -116,11 +145,12 @@ def _kept_outputs(cfg: Config, objective: Distillation, teacher: Teacher, data: 
     moving = [key for key in ("mixup", "cutmix") if cfg["data"][key]]
     if cfg["data"]["name"] == "shards":
         raise UserError("task.cache_teacher: pictures of a stream have no place in it; give task.cache_teacher=false")
+    moving += [key for key in ("progressive_rho",) if cfg["trainer"][key]]
     if cfg["data"]["augment"] != "none" or moving or cfg["task"]["feature_weight"]:
         raise UserError(
             "task.cache_teacher keeps what the teacher says of each picture as it is, so that it holds for no changed "
-            "one, and keeps no maps: give data.augment=none data.mixup=0 data.cutmix=0 task.feature_weight=0, or "
-            "task.cache_teacher=false"
+            "one, and keeps no maps: give data.augment=none data.mixup=0 data.cutmix=0 task.feature_weight=0 "
+            "trainer.progressive_rho=null, or task.cache_teacher=false"
         )
     pictures, folder = data.load_split("train"), data.image_folder("train")
     file = outputs_file(teacher, pictures, folder=Path(folder), seen=data.preprocessing, margin=data.margin)

@@ -100,7 +100,7 @@ def go_on(cfg: Config, saved: Mapping[str, Any]) -> Config:
     resume = cfg["resume"]
     if "optimizer_states" not in saved:
         raise UserError(f"resume: {resume} holds a model alone; give the checkpoints/last.ckpt of the run")
-    fixed = ("task", "backbone", "optimizer", "experiment", "trainer.selective_weight_decay")
+    fixed = ("task", "backbone", "optimizer", "experiment", "trainer.selective_weight_decay", "trainer.layer_decay")
     before = saved[SECTION]["config"]
     changed = [key for key in cfg["overrides"] if key in fixed or key.split(".")[0] in fixed]
     changed = [key for key in changed if _value(cfg, key) != _value(before, key)]

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L  # noqa: N812
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnvision import build
@@ -133,6 +134,9 @@ def train(cfg: Config) -> dict[str, float]:
         )
     model.load_state_dict(model_from_checkpoint(read_checkpoint(best), path=best).state_dict())
     trainer.loggers = []  # this is no further epoch: the final numbers go into metrics.json
+    # The checkpoint holds the averaged weights of its epoch; the averages in memory are those of the last one.
+    others = [one for one in trainer.callbacks if not isinstance(one, EMAWeightAveraging)]  # type: ignore[attr-defined]
+    trainer.callbacks = others  # type: ignore[attr-defined]
     commands = reproduce({**cfg, "override_words": []}, ckpt=best)
     numbers = measure(trainer, module, data, "val", cfg=cfg, folder=folder, commands=commands)
     if trainer.is_global_zero:

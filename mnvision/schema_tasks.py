@@ -80,6 +80,7 @@ class Distill(Classify):
     teacher: Weights
     teacher_backbone: Annotated[str, "the name of a network"] | None
     teacher_alpha: Positive
+    teacher_image_size: SmallPixels | None
     teacher_library: Literal["timm"] | None
     teacher_classes: list[str] | None
     temperature: Positive

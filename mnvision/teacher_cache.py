@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ class TeacherCache:
     def __init__(self, file: Path, *, classes: int) -> None:
         self.values = np.load(file, mmap_mode="r")
         self.classes = classes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TeacherCache:
+        """Itself: a running mean of a model copies what the model holds, and this may be larger than the memory."""
+        return self
 
     def __call__(self, image_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K] and embeddings [B, C] of pictures int64 [B]."""

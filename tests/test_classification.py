@@ -16,6 +16,7 @@ from mnvision import build, cli, load_model, run, sharding
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.errors import ConfigError, UserError
 from mnvision.models.create import build_model
+from mnvision.objectives import build_teacher
 from mnvision.teacher_cache import outputs_file
 from tests.runs import DATA, TRAINER, configure
 
@@ -104,9 +105,12 @@ def test_a_run_is_repeated_and_resumed_to_the_digit_with_everything_on(root, tmp
     words = (
         *(root, "trainer.max_epochs=4", "trainer.ema_decay=0.9", "trainer.layer_decay=0.7"),
         *("trainer.unfreeze_every_epochs=1", "data.mixup=0.2", "data.cutmix=1.0", "data.balanced=true"),
-        *("data.augment=strong", "task.label_smoothing=0.1", "task.class_weights=balanced"),
+        *("data.augment=strong", "task.label_smoothing=0.1"),
     )
     numbers = train(tmp_path / "whole", *words)
+    best = tmp_path / "whole" / "checkpoints" / "best.ckpt"
+    assert torch.load(best, weights_only=True)["epoch"] < 3  # another one than the last
+    assert run.evaluate(configure("eval", *TRAINER, f"ckpt={best}", f"output_dir={tmp_path / 'eval'}")) == numbers
     cfg = configure("train", *TINY, *words, f"output_dir={tmp_path / 'parts'}")
     with pytest.MonkeyPatch.context() as patch:
         from lightning.pytorch import Trainer
@@ -181,6 +185,33 @@ def test_a_cached_teacher_gives_the_same_student(trained, root, tmp_path, monkey
     assert file.stat().st_mtime_ns == changed  # asked once
     with pytest.raises(UserError, match="data.augment=none"):
         train(tmp_path / "x", *words, "data.augment=flip", "task.cache_teacher=true")
+    with pytest.raises(UserError, match="trainer.progressive_rho=null"):
+        train(tmp_path / "x", *words, "trainer.progressive_rho=[1,2]", "task.cache_teacher=true")
+
+
+def test_a_teacher_has_the_class_head_of_its_weights(trained, tmp_path):
+    model = load_model(last(trained))
+    names = list(model.spec.classes)
+    own = ("task=distill", f"task.teacher={last(trained)}", "task.teacher_backbone=mobilenet_v1")
+
+    def teacher(file: str, *words: str):
+        return build_teacher(configure("train", *own, f"task.teacher={file}", "task.teacher_alpha=0.25", *words))
+
+    found = teacher(last(trained))
+    assert found.spec.classes == tuple(names)
+    assert torch.equal(found.head.weight, model.head.weight)
+    for wrong in ([*names, "more"], names[:-1] + ["else"]):
+        with pytest.raises(UserError, match=f"no column for 1 of these {len(wrong)} names, such as '{wrong[-1]}'"):
+            teacher(last(trained), f"task.teacher_classes=[{','.join(wrong)}]")
+    bare = tmp_path / "bare.pt"
+    torch.save(model.state_dict(), bare)
+    with pytest.raises(UserError, match=r"does not name its classes; give task\.teacher_classes"):
+        teacher(str(bare))
+    with pytest.raises(UserError, match="no column for"):
+        teacher(str(bare), "task.teacher_classes=[a,b]")
+    words = (f"task.teacher_classes=[{','.join(names)}]", "task.teacher_image_size=64")
+    assert torch.equal(teacher(str(bare), *words).head.weight, model.head.weight)
+    assert teacher(str(bare), *words).preprocessing.size == 64
 
 
 def test_training_from_shards(trained, root, tmp_path):
@@ -288,6 +319,8 @@ def test_what_a_kept_teacher_depends_on(trained, root):
     ("words", "message"),
     [
         (["data.mean=[127]"], "data.mean: expected three numbers, of red, green and blue; got [127]"),
+        (["data.balanced=true", "task.class_weights=balanced"], "data.balanced=true makes up for rare classes already"),
+        (["data=shards", "data.root=https://x.org/set"], "data.root: expected a folder, got https://x.org/set; shards"),
         (["task=ssd", "data=shapes", "trainer.progressive_rho=[0.5,1]"], "task=ssd has boxes that would not shrink"),
     ],
 )

@@ -243,6 +243,23 @@ def test_pictures_grow_in_equal_parts_of_the_training(epochs, expected):
     assert sides == expected
 
 
+def test_sizes_that_are_too_small_show_at_once():
+    with pytest.raises(UserError, match="rho 0.1 of 96 pixels"):
+        VisionModule(create_model("classify", alpha=0.25, num_classes=3, image_size=96), progressive=(1, 0.1))
+
+
+def test_pictures_without_a_class_do_not_count_in_the_loss():
+    torch.manual_seed(0)
+    model = create_model("classify", alpha=0.25, num_classes=3, image_size=32).eval()
+    images = batch(size=32, counts=(1,) * 4).images
+    labels = torch.tensor([0, -1, -1, -1])
+    known = model.losses(images[:1], Labels(labels[:1], torch.arange(1)))["class_loss"].item()
+    batches = [Batch(images[rows], Labels(labels[rows], torch.arange(4)[rows])) for rows in (slice(2), slice(2, 4))]
+    trainer = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    [numbers] = trainer.validate(VisionModule(model), DataLoader(batches, batch_size=None), verbose=False)
+    assert numbers["val/loss"] == pytest.approx(known, rel=1e-5)
+
+
 # optimiser
 
 

@@ -640,7 +640,10 @@ def test_a_resumed_run_needs_no_weights_file(finished, root, tmp_path, monkeypat
     assert checkpoint(folder, "last")["epoch"] == 3
 
 
-@pytest.mark.parametrize("word", ["optimizer.lr=0.1", "optimizer=adamw", "backbone.alpha=0.5", "task.loss=focal"])
+@pytest.mark.parametrize(
+    "word",
+    ["optimizer.lr=0.1", "optimizer=adamw", "backbone.alpha=0.5", "task.loss=focal", "trainer.layer_decay=0.5"],
+)
 def test_what_cannot_change_while_a_run_goes_on(four_epochs, word):
     last = four_epochs / "checkpoints" / "last.ckpt"
     with pytest.raises(UserError, match=f"{word.split('=')[0]} cannot change while a run goes on"):

@@ -58,7 +58,8 @@ def extract_once(archive: str | Path, *, cache: Path | None = None) -> Path:
             shutil.rmtree(unpacked, ignore_errors=True)
             if not folder.is_dir():  # another process was not faster either
                 raise
-    inside = list(folder.iterdir())
+    # Systems leave hidden files and a folder of their own beside what was packed.
+    inside = [path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith(".")]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
 

@@ -205,8 +205,10 @@ class ClassDataModule(PictureDataModule):
         self._datasets.append(dataset)
         weights = None
         if self.balanced and training:
-            shares = 1 / np.maximum(self.counts, 1)
-            weights = np.where(dataset.pictures.labels >= 0, shares[dataset.pictures.labels], 0.0)
+            labels = dataset.pictures.labels
+            if not (labels >= 0).any():
+                raise UserError("data.balanced=true: no training picture has a class; give data.balanced=false")
+            weights = np.where(labels >= 0, (1 / np.maximum(self.counts, 1))[labels], 0.0)
         return make_loader(
             dataset,
             training=training,

@@ -12,8 +12,9 @@ from mnvision.cache import cache_dir
 from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.cifar import read_cifar10, read_cifar100
 from mnvision.data.coco import read_coco
-from mnvision.data.folders import SplitFolders, read_classes, read_folders, read_unlabelled
+from mnvision.data.folders import SplitFolders, class_names, read_classes, read_folders, read_unlabelled
 from mnvision.data.homes import obtain
+from mnvision.data.labelled import refuse_shared
 from mnvision.data.lists import Columns, read_list
 from mnvision.data.pets import read_pets
 from mnvision.data.shapes import make_shapes, shapes_folder_name
@@ -104,7 +105,7 @@ def _read_folders(asked: Request) -> LabelledPictures:
     folders = SplitFolders(*(asked.options[split] for split in ("train", "val", "test")))
     root, split, classes, share, seed, options = asked
     train = root / folders.train
-    if options["unlabelled"] and train.is_dir() and not any(map(Path.is_dir, train.iterdir())):
+    if options["unlabelled"] and train.is_dir() and not class_names(train):
         if split == "train":
             return read_unlabelled(root, part=folders.train, classes=classes or ())
         return read_classes(root, part=getattr(folders, split), classes=classes)
@@ -121,8 +122,11 @@ def _read_lists(asked: Request) -> LabelledPictures:
     folder, own = asked.root / options["images"], options[asked.split]
     train = asked.root / options["train"]
     if asked.split != "train" and own is not None:
-        known = read_list(train, folder=folder, columns=columns).classes
-        return read_list(asked.root / own, folder=folder, columns=columns, known=known, classes=asked.classes)
+        learnt = read_list(train, folder=folder, columns=columns)
+        known = learnt.classes or None  # a student of unlabelled pictures has its teacher's classes
+        found = read_list(asked.root / own, folder=folder, columns=columns, known=known, classes=asked.classes)
+        refuse_shared({"train": learnt, asked.split: found}, name=str(asked.root))
+        return found
     return read_list(
         train,
         split=None if asked.split == "train" and options["val"] is not None else asked.split,

@@ -77,8 +77,8 @@ def read_folders(
         whole = read_classes(root, part=folders.train, classes=classes)
         return part_of(whole, split, share=val_share, seed=seed, name=str(train))
     _require_folder(wanted)
-    known = _class_names(train) if train.is_dir() else []
-    if split == "test" and not _class_names(wanted):
+    known = class_names(train) if train.is_dir() else []
+    if split == "test" and not class_names(wanted):
         return read_unlabelled(root, part=folders.test, classes=known if classes is None else classes)
     return read_classes(root, part=getattr(folders, split), known=known or None, classes=classes)
 
@@ -101,7 +101,7 @@ def read_classes(
     root = Path(root)
     folder = root / part
     _require_folder(folder)
-    names = _class_names(folder)
+    names = class_names(folder)
     if not names:
         raise UserError(
             f"{folder}: there is no folder in it. Expected one for each class, with its pictures, such as"
@@ -155,7 +155,7 @@ def _table(
 def _has_splits(root: Path, folders: SplitFolders) -> bool:
     """Whether the splits have folders; ``train`` with pictures alone is a class of that name."""
     if (root / folders.train).is_dir():
-        return bool(_class_names(root / folders.train))
+        return bool(class_names(root / folders.train))
     return any((root / name).is_dir() for name in (folders.val, folders.test))
 
 
@@ -166,7 +166,7 @@ def _require_folder(folder: Path) -> None:
         raise UserError(f"folder not found: {folder}. Expected pictures in it; check data.root{have}")
 
 
-def _class_names(folder: Path) -> list[str]:
+def class_names(folder: Path) -> list[str]:
     """The folders in a folder, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())

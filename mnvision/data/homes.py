@@ -116,4 +116,8 @@ def _move_in(unpacked: Path, *, root: Path) -> None:
     for entry in sorted(unpacked.iterdir()):
         target = root / entry.name
         if not target.is_dir():
-            os.replace(entry, target)
+            try:
+                os.replace(entry, target)
+            except OSError:
+                if not target.is_dir():  # another process was not faster either
+                    raise

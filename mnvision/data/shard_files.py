@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
@@ -135,6 +136,12 @@ def parse_index(text: str, *, where: str) -> tuple[tuple[str, ...], dict[str, di
     return classes, entries
 
 
+@functools.cache
+def _kept(url: str, sha256: str | None, folder: Path) -> Path:
+    """The file of a shard behind a URL: its checksum is looked at once in a process, not whenever it is opened."""
+    return download.fetch(url, sha256=sha256, folder=folder)
+
+
 def open_shard(shard: Shard, *, cache: Path | None = None) -> Readable:
     """Open a shard to read it from its beginning.
 
@@ -153,7 +160,7 @@ def open_shard(shard: Shard, *, cache: Path | None = None) -> Readable:
             assert cache is not None
             # Shards of several sets may have the same names.
             folder = cache / hashlib.sha256(location.rpartition("/")[0].encode()).hexdigest()[:12]
-            location = str(download.fetch(location, sha256=shard.sha256, folder=folder))
+            location = str(_kept(location, shard.sha256, folder))
         return _LocalFile(location)
     except UserError as error:
         raise ShardError("missing", str(error)) from None

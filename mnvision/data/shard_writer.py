@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import re
 import tarfile
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 5.0
 _BLOCK, _END = 512, 10_240  # bytes: members begin on blocks; a tar ends on a multiple of twenty
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
+_MAGIC |= {b"P5": "pgm", b"P6": "ppm"}
 
 
 class ShardItem(NamedTuple):
@@ -169,7 +171,8 @@ def _items(pictures: LabelledPictures, rows: list[int], *, folder: Path, skip: b
         key = _key(file_name)
         key = f"{key}-{row}" if key in used else key
         used.add(key)
-        extra = None if pictures.boxes is None else {"box": pictures.boxes[row].tolist()}
+        box = [] if pictures.boxes is None else pictures.boxes[row].tolist()
+        extra = {"box": box} if box and not any(map(math.isnan, box)) else None
         yield ShardItem(key, picture, int(pictures.labels[row]), extra)
     if bad:
         log.warning("%d of %d pictures left out: missing, or no pictures", bad, len(rows))
@@ -185,7 +188,7 @@ def _read_picture(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"cannot read the picture {path}: {error.strerror or error}. Check the path") from None
     if _suffix(data) is None:
-        raise UserError(f"{path} is no picture ({len(data):,} bytes). Expected JPEG, PNG, WebP, BMP or TIFF")
+        raise UserError(f"{path} is no picture ({len(data):,} bytes). Expected JPEG, PNG, WebP, BMP, TIFF, PGM or PPM")
     return data
 
 

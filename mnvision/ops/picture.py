@@ -149,6 +149,8 @@ class Picture:
                 return found
         if factor == 1:
             return None
+        if self._header.orientation > 1 and any(side % factor for side in self._full):
+            return None  # the decoder's incomplete cells would come to lie on the other side
         try:
             small = cv2.imdecode(self._data, _REDUCED[factor])
         except cv2.error:

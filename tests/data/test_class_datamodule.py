@@ -73,6 +73,30 @@ def test_pictures_without_any_class_are_refused(photos):
         module(photos, train="bare.txt").load_split("train")
 
 
+def test_rare_classes_cannot_be_drawn_more_often_where_no_class_is_known(photos):
+    (photos / "bare.txt").write_text("photos/0.png\nphotos/1.png\n")
+    data = module(photos, train="bare.txt", val="all.csv", images=".", balanced=True, labels_needed=False)
+    with pytest.raises(UserError, match="no training picture has a class; give data.balanced=false"):
+        data.train_dataloader()
+
+
+def test_unlabelled_training_pictures_beside_a_labelled_list(photos):
+    (photos / "bare.txt").write_text("photos/0.png\nphotos/4.png\n")
+    (photos / "val.txt").write_text("photos/2.png dark\nphotos/5.png light\n")
+    table = (("light", "dark"), (1, 2))
+    data = module(photos, train="bare.txt", val="val.txt", labels_needed=False, class_table=table)
+    assert data.load_split("train").labels.tolist() == [-1, -1]
+    assert data.load_split("val").labels.tolist() == [1, 0]
+
+
+def test_lists_that_share_a_picture_are_refused(photos):
+    (photos / "val.csv").write_text("file,label\n2.png,dark\n3.png,light\n")
+    (photos / "train.csv").write_text("file,label\n0.png,dark\n3.png,light\n")
+    data = module(photos, images="photos", train="train.csv", val="val.csv")
+    with pytest.raises(UserError, match=r"1 pictures are in both splits 'train' and 'val', the first is 3\.png"):
+        data.load_split("val")
+
+
 def test_workers_can_be_started_anew():
     """As on systems that do not fork: what a loader needs can be sent to them."""
     view = module(Path("."), images=".").view(training=True)

@@ -59,6 +59,13 @@ def test_a_single_folder_in_an_archive_is_entered(tmp_path):
     ]
 
 
+def test_what_a_system_leaves_in_an_archive_is_no_data(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in ("photos/cat/a.jpg", "photos/dog/a.jpg", "__MACOSX/photos/cat/._a.jpg", ".DS_Store"):
+            packed.writestr(name, b"1")
+    assert extract_once(tmp_path / "a.zip", cache=tmp_path / "c").name == "photos"
+
+
 def link(name: str, target: str) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = tarfile.SYMTYPE, target

@@ -138,6 +138,17 @@ def test_files_of_a_split_keep_their_bytes(tmp_path, caplog):
     assert json.loads((tmp_path / "skip" / INDEX).read_text())["shards"][0]["samples"] == 2
 
 
+def test_a_picture_without_a_box_has_none(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").write_bytes(JPEG)
+    boxes = np.array([[1, 2, 3, 4], [np.nan] * 4])
+    pictures = LabelledPictures(np.array(["0.jpg", "1.jpg"], dtype=bytes), np.array([0, 1]), CLASSES, boxes)
+    shards_from(pictures, tmp_path, tmp_path / "out", name="train")
+    with tarfile.open(tmp_path / "out" / "train-000000.tar") as tar:
+        kept = {name: json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith("json")}
+    assert kept == {"0.json": {"box": [1, 2, 3, 4]}}
+
+
 def test_pixels_of_a_split_come_back(tmp_path):
     pixels = np.random.default_rng(0).integers(256, size=(10, 8, 9, 3), dtype=np.uint8)
     names = np.array([f"{i}" for i in range(10)], dtype=bytes)
@@ -221,9 +232,13 @@ def test_without_an_index_behind_a_url(server):
     assert list(stream_of(server)) == EXPECTED
 
 
-def test_keeps_shards_in_a_cache(server, tmp_path_factory):
+def test_keeps_shards_in_a_cache(server, tmp_path_factory, monkeypatch):
+    hashed, original = [], download.file_sha256
+    monkeypatch.setattr(download, "file_sha256", lambda path: hashed.append(path) or original(path))
     cache = tmp_path_factory.mktemp("cache")
-    for _ in range(2):
-        assert list(stream_of(server, cache=cache)) == EXPECTED
+    assert list(stream_of(server, cache=cache)) == EXPECTED
+    first = len(hashed)
+    assert list(stream_of(server, cache=cache)) == EXPECTED
+    assert len(hashed) == first > 0  # not at each opening
     assert server.ranges_of("train-000000.tar") == [None]
     assert len(list(cache.rglob("*.tar"))) == 2

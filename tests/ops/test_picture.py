@@ -56,6 +56,21 @@ def test_reduced_decoding_shows_the_same_window_in_the_same_colours(factor: int,
     assert differences(got[..., ::-1], exact)[1] < 20  # and exchanged channels
 
 
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_incomplete_cells_stay_where_they_are(factor: int, orientation: int):
+    """Sides that are no multiples of the factor: of a turned picture, the incomplete cells would change sides."""
+    data = jpeg(smooth(401, 603), orientation=orientation)
+    picture = Picture.from_bytes(data)
+    height, width = picture.size
+    size = 300 // factor
+    window = (width - 331, height - 345, width - 17, height - 31)
+    got = picture.cut(window, width=size, height=size, reduced=True)
+    difference, psnr = differences(got, picture_from(data).cut(window, width=size, height=size))
+    assert difference < MOST_DIFFERENCE
+    assert psnr > LEAST_PSNR
+
+
 def picture_from(data: bytes) -> Picture:
     """The same picture, from its decoded pixels."""
     return Picture.from_array(decode_image(data))
