@@ -46,8 +46,8 @@ def read_checkpoint(path: str | Path, *, key: str = "ckpt") -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever reading bytes that are no checkpoint may run into
         raise UserError(
-            f"{key}: {path} is not a checkpoint that can be read: it is damaged, or another kind of file "
-            f"({type(error).__name__}); give one that mnvision train wrote, such as runs/.../checkpoints/best.ckpt"
+            f"{key}: {path} is not a checkpoint that can be read: it is damaged, or another kind of file; "
+            f"give one that mnvision train wrote, such as runs/.../checkpoints/best.ckpt"
         ) from error
     if not isinstance(content, dict) or SECTION not in content:
         raise UserError(

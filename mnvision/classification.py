@@ -7,13 +7,13 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mnvision.class_figures import confusion_picture, reliability_picture
-from mnvision.class_pictures import captions, draw_label, mistakes_sheet
+from mnvision.class_pictures import Caption, captions, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.figures import save
@@ -87,15 +87,18 @@ def write_pictures(
             continue
         best = row["classes"][0] if row["classes"] else None
         lines = captions(best and best["label"], best["probability"] if best else 0.0, truth=row["truth"])
+        lines.append(_name(row["file"]))
         path = folder / "pictures" / f"{row['image_id']:06d}.jpg"
         write_picture(path, draw_label(image, lines))
         written.append(path)
+    files = {row["image_id"]: row["file"] for row in results}
     images, texts = [], []
     for mistake in metric.mistakes(MISTAKES) if count else []:
         image = _pixels(dataset, mistake.image_id)
         if image is not None:
             images.append(image)
-            texts.append(captions(classes[mistake.prediction], mistake.probability, truth=classes[mistake.truth]))
+            lines = captions(classes[mistake.prediction], mistake.probability, truth=classes[mistake.truth])
+            texts.append([*lines, _name(files[mistake.image_id])])
     if images:
         write_picture(folder / "mistakes.jpg", mistakes_sheet(images, texts))
     return written
@@ -135,6 +138,11 @@ def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
         writer.writerow([picture["file"], *cells])
     write_text(folder / "predictions.csv", table.getvalue())
     return f"{len(entries)} pictures classified"
+
+
+def _name(file: str) -> Caption:
+    """The line by which a picture is found again."""
+    return Caption(PurePath(file).name)
 
 
 def _pixels(dataset: Any, index: int) -> np.ndarray | None:

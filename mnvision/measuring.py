@@ -61,6 +61,7 @@ def measure(
         bars=bars,
         ticks=ticks,
         plan=kind.PLAN,
+        split=split,
         count=len(data.load_split(split)),
         cfg=cfg,
         folder=folder,

@@ -41,11 +41,13 @@ def build_teacher(cfg: Config) -> Teacher | None:
     """The teacher of ``task=distill``, for another task None.
 
     Raises:
-        UserError: If there is none, or it is no classifier.
+        UserError: If there is none, it is no classifier, or its outputs cannot be kept as the user asks for.
     """
     task = cfg["task"]
     if task["name"] != "distill":
         return None
+    if task["cache_teacher"]:
+        _check_kept(cfg)
     given, backbone = task["teacher"], task["teacher_backbone"]
     if backbone is None:
         saved = read_checkpoint(given, key="task.teacher")
@@ -59,6 +61,25 @@ def build_teacher(cfg: Config) -> Teacher | None:
     name = teacher.spec.backbone_options["name"]
     logger.info("teacher: %s at %d pixels, %d classes", name, teacher.preprocessing.size, len(teacher.spec.classes))
     return teacher.eval()
+
+
+def _check_kept(cfg: Config) -> None:
+    """Refuse to keep outputs for pictures that are never the same twice."""
+    if cfg["data"]["name"] == "shards":
+        raise UserError("task.cache_teacher: pictures of a stream have no place in it; give task.cache_teacher=false")
+    data, task = cfg["data"], cfg["task"]
+    changes = {
+        "data.augment=none": data["augment"] != "none",
+        "data.mixup=0": data["mixup"],
+        "data.cutmix=0": data["cutmix"],
+        "task.feature_weight=0": task["feature_weight"],
+        "trainer.progressive_rho=null": cfg["trainer"]["progressive_rho"],
+    }
+    if any(changes.values()):
+        raise UserError(
+            "task.cache_teacher keeps what the teacher says of each picture as it is, not of changed ones, and no "
+            f"maps: give {' '.join(key for key, wrong in changes.items() if wrong)}, or task.cache_teacher=false"
+        )
 
 
 def _own_teacher(task: Mapping[str, Any]) -> TaskModel:
@@ -142,16 +163,6 @@ def build_objective(
 
 def _kept_outputs(cfg: Config, objective: Distillation, teacher: Teacher, data: ClassDataModule) -> TeacherCache:
     """The teacher's outputs for the training pictures, asked for now unless they are on disk."""
-    moving = [key for key in ("mixup", "cutmix") if cfg["data"][key]]
-    if cfg["data"]["name"] == "shards":
-        raise UserError("task.cache_teacher: pictures of a stream have no place in it; give task.cache_teacher=false")
-    moving += [key for key in ("progressive_rho",) if cfg["trainer"][key]]
-    if cfg["data"]["augment"] != "none" or moving or cfg["task"]["feature_weight"]:
-        raise UserError(
-            "task.cache_teacher keeps what the teacher says of each picture as it is, so that it holds for no changed "
-            "one, and keeps no maps: give data.augment=none data.mixup=0 data.cutmix=0 task.feature_weight=0 "
-            "trainer.progressive_rho=null, or task.cache_teacher=false"
-        )
     pictures, folder = data.load_split("train"), data.image_folder("train")
     file = outputs_file(teacher, pictures, folder=Path(folder), seen=data.preprocessing, margin=data.margin)
     keep_outputs(

@@ -177,10 +177,24 @@ def model_line(model: TaskModel, *, precision: str) -> str:
     )
 
 
-def describe_run(model: TaskModel, *, cfg: Mapping[str, Any], folder: Path, command: str) -> None:
-    """Write what the run is: its configuration, its origin, and the costs of every layer of its model."""
+def teacher_line(task: Mapping[str, Any]) -> str:
+    """One line on what a student learns from; empty where there is no teacher."""
+    if not task.get("teacher"):
+        return ""
+    parts = [
+        f"classes at temperature {task['temperature']:g}, weight {task['weight']:g}" if task["weight"] else "",
+        f"maps, weight {task['feature_weight']:g}" if task["feature_weight"] else "",
+        f"embeddings, weight {task['embedding_weight']:g}" if task["embedding_weight"] else "",
+        f"beside the labels, weight {1 - task['weight']:g}" if task["use_labels"] else "no labels",
+    ]
+    return f"{task['teacher']}: {', '.join(filter(None, parts))}"
+
+
+def describe_run(model: TaskModel | None, *, cfg: Mapping[str, Any], folder: Path, command: str) -> None:
+    """Write what the run is: its configuration, its origin, and the costs of every layer of a model that is given."""
     write_text(folder / "config.yaml", to_yaml(cfg))
-    write_text(folder / "profile.csv", profile(model).csv())
+    if model is not None:
+        write_text(folder / "profile.csv", profile(model).csv())
     write_origin(folder, command=command, words=cfg.get("override_words", []))
 
 
@@ -190,6 +204,7 @@ def report_run(
     bars: Mapping[str, float],
     ticks: Mapping[str, float],
     plan: ReportPlan,
+    split: str,
     count: int,
     cfg: Mapping[str, Any],
     folder: Path,
@@ -203,20 +218,24 @@ def report_run(
         bars: By class name.
         ticks: By class name.
         plan: What is shown of this kind of task.
-        count: Pictures that it was measured on.
+        split: What it was measured on.
+        count: Pictures in it.
         cfg: The configuration.
         folder: Of the run.
         numbers: As in ``metrics.json``.
         commands: That repeat the run.
     """
     spec = model.spec
+    place = f" in {root}" if (root := cfg["data"].get("root")) else ""
+    taught = teacher_line(cfg["task"])
     precision = choose_precision(cfg["trainer"]["precision"], cfg["trainer"]["accelerator"])
     page = write_report(
         folder,
         title=f"{spec.task} on {spec.backbone_options['name']}, alpha {spec.backbone_options['alpha']:g}",
         facts={
             "model": model_line(model, precision=precision),
-            "data": f"{cfg['data']['name']}, {count:,} pictures",
+            "data": f"{cfg['data']['name']}{place}, {split}: {count:,} pictures",
+            **({"teacher": taught} if taught else {}),
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         },
         numbers=numbers,

@@ -40,6 +40,7 @@ from mnvision.outputs import (
     describe_run,
     model_line,
     run_folder,
+    teacher_line,
     write_picture,
 )
 from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
@@ -84,6 +85,8 @@ def train(cfg: Config) -> dict[str, float]:
     check_run_folder(cfg, overwrite=cfg["resume"], sources=data.picture_folders("val"))
     cfg = build.whole_batches(cfg, train=data.train_size, val=len(data.load_split("val")))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
+    if taught := teacher_line(cfg["task"]):
+        logger.info("learns from %s; val loss is that of the labels alone", taught)
     if is_folded(model) and saved is None:
         _unfold(model, data, batches=cfg["trainer"]["unfold_batches"])
     kind = kind_of(model, command="train")
@@ -217,6 +220,7 @@ def predict(cfg: Config) -> list[dict[str, Any]]:
     line = model_line(model, precision="32")
     model = for_inference(model, device=device, batch_size=cfg["batch_size"])
     folder = run_folder({**cfg, "task": {"name": model.spec.task}})
+    describe_run(None, cfg=cfg, folder=folder, command="predict")
     logger.info("%s", line)
     names = dict(zip(pictures, annotated_names(pictures), strict=True))
     entries: list[dict[str, Any]] = []

@@ -77,7 +77,7 @@ class Classify:
 class Distill(Classify):
     """Keys of ``task`` where its name is ``distill``."""
 
-    teacher: Weights
+    teacher: Annotated[str, "a checkpoint of task=classify, or a name or a path of weights"]
     teacher_backbone: Annotated[str, "the name of a network"] | None
     teacher_alpha: Positive
     teacher_image_size: SmallPixels | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 import torch
 
 from mnvision import build, cli, load_model, run, sharding
+from mnvision.checkpoint import save_model
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.errors import ConfigError, UserError
-from mnvision.models.create import build_model
+from mnvision.models.create import build_model, create_model
 from mnvision.objectives import build_teacher
 from mnvision.teacher_cache import outputs_file
 from tests.runs import DATA, TRAINER, configure
@@ -91,6 +93,8 @@ def test_prediction_names_the_most_likely_classes(trained, tmp_path, caplog):
         rows = list(csv.DictReader(file))
     assert rows[1]["label_1"] == entries[1]["classes"][0]["label"]
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 3
+    assert json.loads((tmp_path / "out" / "origin.json").read_text())["command"].startswith("mnvision predict ")
+    assert "top_k: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 
 def test_the_data_have_to_suit_the_task():
@@ -163,6 +167,9 @@ def test_distillation_with_and_without_labels(missing, trained, root, tmp_path):
     assert 0 <= numbers["val/top1"] <= 1
     model = load_model(last(tmp_path))
     assert model.spec.task == "classify"
+    page = (tmp_path / "report.html").read_text()
+    assert f"{last(trained)}: classes at temperature 4, weight 0.7, " in page
+    assert ("no labels" in page) == (missing == "use_labels=false")
     assert model.spec.classes == load_model(last(trained)).spec.classes
     assert not any("teacher" in name for name in torch.load(last(tmp_path), weights_only=True)["state_dict"])
     if missing == "use_labels=false":
@@ -214,7 +221,7 @@ def test_a_teacher_has_the_class_head_of_its_weights(trained, tmp_path):
     assert teacher(str(bare), *words).preprocessing.size == 64
 
 
-def test_training_from_shards(trained, root, tmp_path):
+def test_training_from_shards(trained, root, tmp_path, caplog):
     """Shards of the generated pictures' files: written, streamed, measured, predicted alike."""
     photos, random = tmp_path / "photos", np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 7)):
@@ -233,6 +240,9 @@ def test_training_from_shards(trained, root, tmp_path):
     words = (*common, "data=shards", f"data.root={tmp_path / 'shards'}", "data.augment=none")
     cfg = configure("train", *words, f"output_dir={tmp_path / 'run'}")
     module = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
+    with caplog.at_level(logging.INFO):
+        module.setup("fit")
+    assert "train: 40 pictures in 7 shards, 2 classes" in caplog.text
     for batches in (list(module.train_dataloader()), list(module.val_dataloader())):
         for batch in batches:
             assert (batch.images.float().mean(dim=(1, 2, 3)) > 125).tolist() == (batch.targets.labels == 1).tolist()
@@ -241,6 +251,12 @@ def test_training_from_shards(trained, root, tmp_path):
     rows = json.loads((tmp_path / "run" / "predictions.json").read_text())
     assert len(rows) == 14
     assert all(f"/{row['truth']}/" in row["file"] for row in rows)
+    shard = tmp_path / "shards" / "train-000003.tar"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="train-000003.tar has .* bytes that index.json beside it says"):
+        run.train(configure("train", *words, f"output_dir={tmp_path / 'cut'}"))
+    assert not (tmp_path / "cut").exists()
+    run.train(configure("train", *words, "data.bad_images=skip", f"output_dir={tmp_path / 'cut'}"))
     again = run.evaluate(
         configure("eval", *TRAINER, *data, f"ckpt={last(tmp_path / 'run')}", f"output_dir={tmp_path / 'eval'}")
     )
@@ -328,6 +344,13 @@ def test_bad_values(words, message):
     with pytest.raises(ConfigError) as error:
         configure("train", "task=classify", *words)
     assert message in str(error.value)
+
+
+def test_weights_of_a_detector_are_refused(tmp_path):
+    save_model(create_model("ssd", alpha=0.25, num_classes=2, image_size=64), tmp_path / "ssd.ckpt")
+    weights = f"task.weights={tmp_path / 'ssd.ckpt'}"
+    with pytest.raises(UserError, match=r"ssd\.ckpt are weights of task ssd, not of classify: give task=ssd, or backb"):
+        train(tmp_path / "run", weights)
 
 
 def test_own_data_are_measured_again_and_gone_on_with(tmp_path):

@@ -95,7 +95,10 @@ def check_pictures(pictures: LabelledPictures, *, folder: Path, source: Path) ->
     """
     count = len(pictures)
     if not count:
-        raise UserError(f"{source}: there is no picture. Expected at least one; check data.root and data.classes")
+        raise UserError(
+            f"{source}: there is no picture. Expected at least one (JPEG, PNG, WebP, BMP, TIFF, PGM or PPM) in the"
+            " folder of each class; check data.root and data.classes"
+        )
     wrong = (pictures.labels < -1) | (pictures.labels >= len(pictures.classes))
     if wrong.any():
         i = int(np.argmax(wrong))

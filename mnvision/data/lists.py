@@ -89,7 +89,12 @@ def read_list(
     """
     file = Path(file)
     if not file.is_file():
-        raise UserError(f"list of pictures not found: {file}. Expected a CSV file or plain text; check data.root")
+        there = sorted(path.name for kind in ("*.csv", "*.txt") for path in file.parent.glob(kind))
+        have = f"; the lists there: {', '.join(there[:10])}" if there else ""
+        raise UserError(
+            f"list of pictures not found: {file}. Expected a CSV file or plain text; check data.root, data.train, "
+            f"data.val and data.test{have}"
+        )
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             if file.suffix.lower() in (".csv", ".tsv"):
@@ -151,7 +156,8 @@ def _places(header: list[str], *, columns: Columns, file: Path) -> dict[str, int
             raise file_error(
                 file,
                 f"has no column {name!r} in its first line, a header. Its columns: {', '.join(header) or 'none'}"
-                f"{did_you_mean(name, header)}. Name them in data.file_column, data.label_column and data.split_column",
+                f"{did_you_mean(name, header).rstrip('?')}. Name them in data.file_column, data.label_column and"
+                " data.split_column",
             )
     box = [name for name in columns.box if name in place]
     if 0 < len(box) < 4:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mnvision.data.class_dataset import ClassCollate, ClassDataset
 from mnvision.data.classification_transforms import ClassTransform
 from mnvision.data.dataset import BadImages
 from mnvision.data.loaders import Loader, auto_workers, start_worker
-from mnvision.data.shard_files import expand_shards, is_url, open_shard, with_index
+from mnvision.data.shard_files import expand_shards, is_url, open_shard, refuse_cut, with_index
 from mnvision.data.shard_labels import BadSampleError, LabelReader, picture_of
 from mnvision.data.shards import ShardStream
 from mnvision.data.splits import Split
@@ -26,6 +27,8 @@ from mnvision.errors import UserError
 from mnvision.ops.picture import Picture
 from mnvision.ops.processes import rank_and_size
 from mnvision.types import Batch, LabelledPictures
+
+log = logging.getLogger(__name__)
 
 
 class ShardDataModule(ClassDataModule):
@@ -78,7 +81,13 @@ class ShardDataModule(ClassDataModule):
             raise UserError("data.balanced=true: a stream shows what it holds; give task.class_weights=balanced")
         # It is right: workers get whole batches each, see `ShardStream`.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-        self._shards("train")
+        shards, _ = with_index(self._shards("train"))
+        counts = [shard.samples for shard in shards]
+        known = "an unknown number of" if None in counts else f"{sum(filter(None, counts)):,}"
+        log.info("train: %s pictures in %d shards, %d classes", known, len(shards), len(self.classes))
+        if self.bad_images == "error":
+            for shard in shards:
+                refuse_cut(shard)
         self.load_split("val")
 
     def load_split(self, split: Split) -> LabelledPictures:

@@ -110,6 +110,21 @@ def with_index(locations: Sequence[str]) -> tuple[list[Shard], tuple[str, ...] |
     return shards, classes
 
 
+def refuse_cut(shard: Shard) -> None:
+    """Refuse a local shard that is smaller than its index says.
+
+    Raises:
+        UserError: It is cut short; reading it would tell, perhaps hours later.
+    """
+    path = Path(shard.location)
+    if shard.bytes is None or is_url(shard.location) or not path.is_file() or path.stat().st_size >= shard.bytes:
+        return
+    raise UserError(
+        f"{shard.location} has {path.stat().st_size:,} of the {shard.bytes:,} bytes that {INDEX} beside it says: copy"
+        " it again, or write it again with `mnvision shards`; data.bad_images=skip uses what can be read of it"
+    )
+
+
 def parse_index(text: str, *, where: str) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """The classes and, by the shards' names, the entries of an ``index.json``.
 
@@ -227,5 +242,8 @@ def _match(location: str) -> list[str]:
     else:  # whether it is there shows when it is read: a missing shard does not end a run
         return [str(path)]
     if not found:
-        raise UserError(f"{location}: no shards found. Expected tar files, such as train-000000.tar")
+        raise UserError(
+            f"{location}: no shards found. Expected tar files, such as train-000000.tar, as `mnvision shards` writes"
+            " them; check data.root, data.train, data.val and data.test, or give data=image_folder for single pictures"
+        )
     return found

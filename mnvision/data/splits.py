@@ -67,7 +67,7 @@ def part_of(pictures: LabelledPictures, split: Split, *, share: float, seed: int
     if split == "test":
         raise UserError(
             f"{name}: there is no test split. Expected pictures set apart for it; without them only train and val are"
-            " made, so use split=val"
+            " made, so use split=val, or give pictures of their own as data.test (a folder or a list)"
         )
     order = np.argsort(pictures.file_names, kind="stable")
     held = np.zeros(len(pictures), dtype=bool)

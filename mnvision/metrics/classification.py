@@ -135,7 +135,7 @@ class ClassificationMetric:
 
         With several processes all must call it, and all get the same numbers.
 
-        ``top5`` is the share of pictures whose class is among the best five (or all, where there are fewer),
+        ``top5`` is the share of pictures whose class is among the best five, and left out where there are no more,
         ``top1_per_class`` the mean of the accuracies of the classes that occur, ``ece`` the expected calibration error
         of 15 bins of equal width (C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599,
         equation 3), and ``nll`` the mean negative logarithm of the probability of the right class.
@@ -159,6 +159,8 @@ class ClassificationMetric:
                 "ece": sum(gaps) / len(known.labels),
                 "nll": float(-np.log(np.maximum(known.truth.astype(np.float64), _LEAST)).mean()),
             }
+        if len(self.names) <= KEPT:
+            del numbers["top5"]  # every class is among the best five
         if self.by_class:
             numbers |= {f"top1/{name}": value for name, value in zip(self.names, accuracies, strict=True)}
         return numbers

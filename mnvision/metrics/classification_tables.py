@@ -20,7 +20,9 @@ def classification_table(numbers: Mapping[str, float]) -> str:
     wide = max(map(len, CLASSIFICATION_NUMBERS))
     told = max(map(len, _MEANINGS.values()))
     return "\n".join(
-        f"{name:<{wide}} {_MEANINGS[name]:<{told}} {_text(numbers[name]):>8}" for name in CLASSIFICATION_NUMBERS
+        f"{name:<{wide}} {_MEANINGS[name]:<{told}} {_text(numbers[name]):>8}"
+        for name in CLASSIFICATION_NUMBERS
+        if name in numbers
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from mnvision.backbones import create_backbone
+from mnvision.backbones.architecture import DETECTORS, task_of
 from mnvision.backbones.base import family_options
 from mnvision.backbones.layouts import HEAD_OPTIONS
 from mnvision.backbones.weights import Weights, load_weights, read_weights
@@ -110,6 +111,11 @@ def create_model(
             "the former hold a backbone too: leave out task.weights or backbone.weights"
         )
     whole = read_weights(weights) if weights else None
+    if whole is not None and (found := task_of(whole.tensors)) in DETECTORS and found != task:
+        raise UserError(
+            f"{weights} are weights of task {found}, not of {task}: give task={found}, or backbone.weights={weights} "
+            "for the backbone alone"
+        )
     timm_model = backbone if (backbone_options or {}).get("library") == "timm" else None
     part = read_weights(backbone_weights, timm_model=timm_model) if backbone_weights else None
     settings = whole.settings if whole else part.settings if part else {}

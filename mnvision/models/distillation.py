@@ -75,9 +75,11 @@ class Distillation(nn.Module):
         places = {name: place for place, name in enumerate(teacher.spec.classes)}
         missing = [name for name in student.spec.classes if name not in places]
         if weight and missing:
+            some = ", ".join(list(places)[:10]) + (", ..." if len(places) > 10 else "")
             raise UserError(
                 f"task.teacher: the teacher does not know {len(missing)} of the {len(student.spec.classes)} classes, "
-                f"such as {missing[0]!r}; train one on them, or give task.weight=0 with task.embedding_weight=1"
+                f"such as {missing[0]!r}; it knows {some}. Train one on them, or give task.weight=0 with "
+                "task.embedding_weight=1"
             )
         columns = [] if missing else [places[name] for name in student.spec.classes]
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64), persistent=False)

@@ -132,7 +132,7 @@ def test_unknown_classes_are_named_with_their_line(tmp_path):
 
 
 def test_files_that_are_no_list(tmp_path):
-    with pytest.raises(UserError, match="list of pictures not found"):
+    with pytest.raises(UserError, match="list of pictures not found.*check data.root, data.train, data.val"):
         read_list(tmp_path / "no.csv")
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is not UTF-8"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mnvision import download
-from mnvision.data.shard_files import INDEX
+from mnvision.data.shard_files import INDEX, refuse_cut, with_index
 from mnvision.data.shard_writer import ShardItem, shards_from, write_shards
 from mnvision.data.shards import ShardStream
 from mnvision.errors import UserError
@@ -136,6 +136,19 @@ def test_files_of_a_split_keep_their_bytes(tmp_path, caplog):
         shards_from(split, tmp_path / "in", tmp_path / "error")
     shards_from(split, tmp_path / "in", tmp_path / "skip", bad_images="skip")
     assert json.loads((tmp_path / "skip" / INDEX).read_text())["shards"][0]["samples"] == 2
+
+
+def test_a_shard_that_is_cut_short_shows_before_it_is_read(tmp_path):
+    write(tmp_path)
+    shards, _ = with_index(sorted(map(str, tmp_path.glob("*.tar"))))
+    for shard in shards:
+        refuse_cut(shard)
+    path = Path(shards[1].location)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-512])
+    refuse_cut(shards[0])
+    with pytest.raises(UserError, match=f"{path.name} has {size - 512:,} of the {size:,} bytes.*data.bad_images=skip"):
+        refuse_cut(shards[1])
 
 
 def test_a_picture_without_a_box_has_none(tmp_path):
