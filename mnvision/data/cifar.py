@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnvision.data.labelled import check_pictures, keep_classes, warn_of_empty_classes
-from mnvision.data.splits import VAL_SHARE, Split, part_of
+from mnvision.data.labelled import check_pictures, finish_split
+from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError, file_error
 from mnvision.types import LabelledPictures
 
@@ -80,7 +80,8 @@ def read_cifar10(
     """
     folder = _find(Path(root), layout=_CIFAR10)
     pictures = _read(folder, layout=_CIFAR10, split=split, level=0)
-    return _finish(pictures, split, folder=folder, classes=classes, share=val_share, seed=seed)
+    check_pictures(pictures, folder=folder, source=folder)  # labels first: classes are chosen by them
+    return finish_split(pictures, split, folder=folder, source=folder, classes=classes, val_share=val_share, seed=seed)
 
 
 def read_cifar100(
@@ -109,7 +110,8 @@ def read_cifar100(
     """
     folder = _find(Path(root), layout=_CIFAR100)
     pictures = _read(folder, layout=_CIFAR100, split=split, level=0 if coarse else 1)
-    return _finish(pictures, split, folder=folder, classes=classes, share=val_share, seed=seed)
+    check_pictures(pictures, folder=folder, source=folder)  # labels first: classes are chosen by them
+    return finish_split(pictures, split, folder=folder, source=folder, classes=classes, val_share=val_share, seed=seed)
 
 
 def _find(root: Path, *, layout: _Layout) -> Path:
@@ -168,15 +170,3 @@ def _class_names(file: Path) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise file_error(file, f"has the classes {', '.join(names)}. Expected one name a line, each once")
     return names
-
-
-def _finish(
-    pictures: LabelledPictures, split: Split, *, folder: Path, classes: Sequence[str] | None, share: float, seed: int
-) -> LabelledPictures:
-    check_pictures(pictures, folder=folder, source=folder)
-    if split != "test":
-        pictures = part_of(pictures, split, share=share, seed=seed, name=str(folder))
-    if classes is not None:
-        pictures = keep_classes(pictures, classes=classes, file=folder)
-    warn_of_empty_classes(pictures, name=str(folder))
-    return pictures

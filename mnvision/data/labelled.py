@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mnvision.data.classes import choose_classes
+from mnvision.data.splits import Split, part_of
 from mnvision.errors import UserError, did_you_mean
 from mnvision.types import LabelledPictures
 
@@ -149,6 +150,39 @@ def refuse_shared(splits: dict[str, LabelledPictures], *, name: str) -> None:
                     f" {bytes(shared[0]).decode('utf-8', 'replace')}. Expected every picture in one split:"
                     " take them out of one"
                 )
+
+
+def finish_split(
+    pictures: LabelledPictures,
+    split: Split,
+    *,
+    folder: Path,
+    source: Path,
+    classes: Sequence[str] | None,
+    val_share: float,
+    seed: int,
+) -> LabelledPictures:
+    """What every data set with a training and a test list does once a list is read.
+
+    Args:
+        pictures: Of the test list for ``test``, else of the training list.
+        split: Which split; ``val`` and ``train`` share the training list.
+        folder: What the file names are relative to.
+        source: The list, for the messages.
+        classes: Names of the classes to use, in the order of their labels; None uses all.
+        val_share: Part of the training list that is for validation.
+        seed: Of that split.
+
+    Raises:
+        UserError: A chosen class is unknown, or the pictures are not there.
+    """
+    if split != "test":
+        pictures = part_of(pictures, split, share=val_share, seed=seed, name=str(source))
+    if classes is not None:
+        pictures = keep_classes(pictures, classes=classes, file=source)
+    check_pictures(pictures, folder=folder, source=source)
+    warn_of_empty_classes(pictures, name=str(source))
+    return pictures
 
 
 def class_counts(pictures: LabelledPictures) -> np.ndarray:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mnvision.data.labelled import check_pictures, encode_names, keep_classes, refuse_shared, warn_of_empty_classes
+from mnvision.data.labelled import encode_names, finish_split, refuse_shared
 from mnvision.data.object_boxes import union_boxes
-from mnvision.data.splits import VAL_SHARE, Split, part_of
+from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError, file_error
 from mnvision.types import LabelledPictures
 
@@ -61,13 +61,9 @@ def read_pets(
         for name, labels in lists.items()
     }
     refuse_shared(both, name=str(root))
-    pictures = both[source.name]
-    if split != "test":
-        pictures = part_of(pictures, split, share=val_share, seed=seed, name=str(source))
-    if classes is not None:
-        pictures = keep_classes(pictures, classes=classes, file=source)
-    check_pictures(pictures, folder=root, source=source)
-    warn_of_empty_classes(pictures, name=str(source))
+    pictures = finish_split(
+        both[source.name], split, folder=root, source=source, classes=classes, val_share=val_share, seed=seed
+    )
     return replace(pictures, boxes=_boxes(pictures, root=root)) if boxes else pictures
 
 

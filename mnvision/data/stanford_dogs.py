@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnvision.data.labelled import check_pictures, encode_names, keep_classes, refuse_shared, warn_of_empty_classes
+from mnvision.data.labelled import encode_names, finish_split, refuse_shared
 from mnvision.data.object_boxes import union_boxes
-from mnvision.data.splits import VAL_SHARE, Split, part_of
+from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError, file_error
 from mnvision.types import LabelledPictures
 
@@ -65,20 +66,12 @@ def read_stanford_dogs(
     }
     refuse_shared(both, name=str(root))
     source = _find(root, test if split == "test" else train)
-    pictures = both[source.name]
-    if split != "test":
-        pictures = part_of(pictures, split, share=val_share, seed=seed, name=str(source))
-    if classes is not None:
-        pictures = keep_classes(pictures, classes=classes, file=source)
     if not (root / _IMAGES).is_dir():
         raise UserError(f"folder not found: {root / _IMAGES}. Expected the pictures of {source}; check data.root")
-    check_pictures(pictures, folder=root, source=source)
-    warn_of_empty_classes(pictures, name=str(source))
-    if not boxes:
-        return pictures
-    return LabelledPictures(
-        pictures.file_names, pictures.labels, pictures.classes, boxes=_boxes(pictures, root=root, source=source)
+    pictures = finish_split(
+        both[source.name], split, folder=root, source=source, classes=classes, val_share=val_share, seed=seed
     )
+    return replace(pictures, boxes=_boxes(pictures, root=root, source=source)) if boxes else pictures
 
 
 def _find(root: Path, name: str) -> Path:

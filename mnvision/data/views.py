@@ -32,13 +32,8 @@ def random_resized_crop(
         rng: The source of every random choice.
     """
     height, width = size
-    for _ in range(TRIES):
-        pixels = height * width * rng.uniform(*area)
-        ratio = np.exp(rng.uniform(*np.log(aspect)))
-        across, down = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
-        if 0 < across <= width and 0 < down <= height:
-            left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
-            return Window(left, top, left + across, top + down)
+    if (drawn := _drawn((height, width), most=(height, width), area=area, aspect=aspect, rng=rng)) is not None:
+        return drawn
     across = min(width, max(round(height * aspect[1]), 1))
     down = min(height, max(round(width / aspect[0]), 1))
     left, top = (width - across) // 2, (height - down) // 2
@@ -81,13 +76,29 @@ def erase(
     The rectangle is drawn like a random resized crop; where ten tries give none that fits, nothing is erased.
     """
     height, width = image.shape[:2]
+    drawn = _drawn((height, width), most=(height - 1, width - 1), area=area, aspect=aspect, rng=rng)
+    if drawn is not None:
+        left, top, right, bottom = drawn
+        image = image.copy()
+        image[top:bottom, left:right] = fill
+    return image
+
+
+def _drawn(
+    size: tuple[int, int],
+    *,
+    most: tuple[int, int],
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> Window | None:
+    """A part of random area and aspect, no larger than ``most``, at a random place; None after ten that do not fit."""
+    height, width = size
     for _ in range(TRIES):
         pixels = height * width * rng.uniform(*area)
         ratio = np.exp(rng.uniform(*np.log(aspect)))
         across, down = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
-        if 0 < across < width and 0 < down < height:
+        if 0 < across <= most[1] and 0 < down <= most[0]:
             left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
-            image = image.copy()
-            image[top : top + down, left : left + across] = fill
-            break
-    return image
+            return Window(left, top, left + across, top + down)
+    return None
