@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from mnvision.class_pictures import Caption, captions, draw_label, mistakes_shee
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.figures import save
-from mnvision.files import write_text
+from mnvision.files import csv_text, write_text
 from mnvision.metrics.classification import ClassificationMetric
 from mnvision.metrics.classification_tables import accuracy_table, classification_table, confusion_table
 from mnvision.models.base import ModelSpec, TaskModel
@@ -64,11 +62,8 @@ def by_class(metric: ClassificationMetric) -> tuple[dict[str, float], dict[str, 
 def write_results(metric: ClassificationMetric, folder: Path) -> None:
     """Write ``predictions.json``, the confusion matrix as CSV, and the two drawings of the report page."""
     write_text(folder / "predictions.json", json.dumps(metric.results()))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["truth", *metric.names])
-    writer.writerows([name, *row] for name, row in zip(metric.names, metric.confusion().tolist(), strict=True))
-    write_text(folder / "confusion.csv", table.getvalue())
+    rows = [[name, *row] for name, row in zip(metric.names, metric.confusion().tolist(), strict=True)]
+    write_text(folder / "confusion.csv", csv_text([["truth", *metric.names], *rows]))
     save(confusion_picture(metric.confusion(), metric.names), folder / "confusion")
     save(reliability_picture(metric.calibration()), folder / "calibration")
 
@@ -127,16 +122,12 @@ def entry(found: Found, *, spec: ModelSpec) -> dict[str, Any]:
 
 def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """Write ``predictions.csv``: a line a picture, its classes and their probabilities from the best on."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
     most = max((len(picture["classes"]) for picture in entries), default=0)
-    writer.writerow(
-        ["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"probability_{rank}"))]
-    )
+    rows = [["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"probability_{rank}"))]]
     for picture in entries:
         cells = (cell for one in picture["classes"] for cell in (one["label"], one["probability"]))
-        writer.writerow([picture["file"], *cells])
-    write_text(folder / "predictions.csv", table.getvalue())
+        rows.append([picture["file"], *cells])
+    write_text(folder / "predictions.csv", csv_text(rows))
     return f"{len(entries)} pictures classified"
 
 

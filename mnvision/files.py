@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mnvision.errors import UserError
@@ -33,3 +36,10 @@ def write_text(path: Path, text: str, *, what: str = "the file", errors: str = "
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write {what} to {path}: {error.strerror or error}.") from error
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows of cells as CSV, a line each."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

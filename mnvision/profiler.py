@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnvision.backbones.layers import is_depthwise
+from mnvision.files import csv_text
 from mnvision.types import Preprocessing, UserError
 
 LEFT_OUT = "biases, BatchNorm, activations, pooling and post-processing"
@@ -126,13 +126,10 @@ class Profile:
 
     def csv(self) -> str:
         """All layers as CSV with a header."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("layer", "type", "output", "mult_adds", "parameters"))
-        for layer in self.layers:
-            shape = "x".join(map(str, layer.output))
-            writer.writerow((layer.name, layer.kind, shape, layer.mult_adds, layer.parameters))
-        return text.getvalue()
+        rows = [
+            (one.name, one.kind, "x".join(map(str, one.output)), one.mult_adds, one.parameters) for one in self.layers
+        ]
+        return csv_text([("layer", "type", "output", "mult_adds", "parameters"), *rows])
 
 
 def profile(model: nn.Module, *, image_size: int | None = None) -> Profile:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mnvision.counts import Value, count, rounds_to
+from mnvision.files import csv_text
 from mnvision.printed import Note, Quantity, Row, Table
 from mnvision.results import Result, results_of
 from mnvision.sweep import Run, main_metric, varied_keys
@@ -77,7 +76,7 @@ def tables_csv(shown: Iterable[Table], *, results: Sequence[Result] = ()) -> str
                 ours = "" if cell.ours is None else cell.ours
                 figure = (cell.printed, table.source if cell.printed else "", ours, matches)
                 lines.append((table.row_key(row), row.label, cell.quantity.title, *figure, notes))
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def sweep_markdown(runs: Sequence[Run]) -> str:
@@ -109,7 +108,7 @@ def sweep_csv(runs: Sequence[Run]) -> str:
         values = ["" if run.config.get(key) is None else run.config[key] for key in keys]
         numbers = [run.metrics.get(name, "") for name in metrics]
         lines.append((run.name, *values, *costs, *numbers, run.problem or "finished"))
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def _ours_title(quantity: Quantity) -> str:
@@ -146,9 +145,3 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows
     )
-
-
-def _csv(lines: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
