@@ -94,3 +94,9 @@ def test_erase_fills_one_rectangle_of_the_stated_area():
         assert 0.018 < area / 10_000 < 0.34
         assert got[rows[0], columns[0]].tolist() == [1, 2, 3]
     assert not image.any()
+
+
+def test_a_whole_picture_is_never_erased():
+    image = np.full((10, 10, 3), 7, np.uint8)
+    whole = {"area": (1.0, 1.0), "aspect": (1.0, 1.0), "rng": np.random.default_rng(0)}
+    assert (views.erase(image, fill=(0, 0, 0), **whole) == image).all()
