@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.shard_datamodule import ShardDataModule
-from mnvision.data.shard_writer import shards_from
+from mnvision.data.shard_items import shards_from
 from mnvision.hardware import keep_freed_memory
 from mnvision.types import Preprocessing
 

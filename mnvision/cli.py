@@ -7,20 +7,17 @@ one; only then is the rest of the program loaded, and torch with it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
 import tempfile
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -32,7 +29,9 @@ from mnvision.console import configure_logging, print_error, print_interrupted, 
 from mnvision.errors import UserError, did_you_mean
 from mnvision.overrides import (
     SWEEP_FLAGS,
+    check_hydra_keys,
     config_groups,
+    explain,
     is_override,
     is_sweep,
     names_one_folder,
@@ -119,7 +118,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
     """Compose, check and run; every way out but success is a SystemExit."""
     configure_logging()
     try:
-        _check_hydra_keys(arguments)
+        check_hydra_keys(arguments)
         overrides = rewrite(arguments, groups=config_groups())
         recalled = recalled_groups(overrides, command=command)
         overrides = [*recalled, *overrides]
@@ -171,7 +170,7 @@ def _compose(overrides: Sequence[str], *, command: str, job: Callable[[DictConfi
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             if started:
                 raise
-            raise UserError(_explain(error)) from error
+            raise UserError(explain(error)) from error
 
 
 def _run(
@@ -222,9 +221,13 @@ def _load(command: str) -> Callable[[dict[str, Any]], object]:
         from mnvision import sharding
 
         return sharding.write_shards
+    if command == "predict":
+        from mnvision import predicting
+
+        return predicting.predict
     from mnvision import run
 
-    return {"train": run.train, "eval": run.evaluate, "predict": run.predict}[command]
+    return {"train": run.train, "eval": run.evaluate}[command]
 
 
 def _prepare(cfg: DictConfig, *, command: str) -> dict[str, Any]:
@@ -262,36 +265,6 @@ def _check_job(cfg: DictConfig, *, command: str) -> float | None:
     except UserError as error:
         raise UserError(f"job {HydraConfig.get().job.override_dirname.replace('++', '')}: {error}") from error
     return None
-
-
-def _check_hydra_keys(arguments: Sequence[str]) -> None:
-    """Hydra takes any ``+hydra.key``, and for a misspelt ``hydra.key`` it recommends just that."""
-    for argument in arguments:
-        key = argument.lstrip("+~").split("=", 1)[0]
-        if not is_override(argument) or not key.startswith("hydra."):
-            continue
-        schema: Any = HydraConf
-        for part in key.split(".")[1:]:
-            if not dataclasses.is_dataclass(schema):
-                break
-            names = typing.get_type_hints(schema)
-            if part not in names:
-                raise UserError(f"{key}: unknown key of Hydra{did_you_mean(part, names)}")
-            schema = names[part]
-
-
-def _explain(error: Exception) -> str:
-    """What Hydra could not compose, without the advice that does not hold here."""
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        meant = did_you_mean(option, error.options)
-        return f"{group}={option}: no such option, expected one of {', '.join(error.options)}{meant}"
-    if isinstance(error, OverrideParseException):
-        word = error.override.lstrip("+")
-        return f"cannot read {word!r}: expected KEY=VALUE; quote special signs in a value, as in 'KEY=\"a value\"'"
-    lines = [line for line in str(error).splitlines() if not line.startswith(("To append to", "Config search path"))]
-    cause = [str(error.__cause__).splitlines()[0]] if isinstance(error.__cause__, OmegaConfBaseException) else []
-    return "\n  ".join([*lines, *cause]).replace("++", "")
 
 
 @contextlib.contextmanager

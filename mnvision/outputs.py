@@ -104,7 +104,7 @@ def write_origin(folder: Path, *, command: str, words: Sequence[str]) -> None:
 
     Args:
         folder: Of the run.
-        command: ``train`` or ``eval``.
+        command: ``train``, ``eval`` or ``predict``.
         words: What followed it.
     """
     origin = {
@@ -190,11 +190,10 @@ def teacher_line(task: Mapping[str, Any]) -> str:
     return f"{task['teacher']}: {', '.join(filter(None, parts))}"
 
 
-def describe_run(model: TaskModel | None, *, cfg: Mapping[str, Any], folder: Path, command: str) -> None:
-    """Write what the run is: its configuration, its origin, and the costs of every layer of a model that is given."""
+def describe_run(model: TaskModel, *, cfg: Mapping[str, Any], folder: Path, command: str) -> None:
+    """Write what the run is: its configuration, its origin, and the costs of every layer of its model."""
     write_text(folder / "config.yaml", to_yaml(cfg))
-    if model is not None:
-        write_text(folder / "profile.csv", profile(model).csv())
+    write_text(folder / "profile.csv", profile(model).csv())
     write_origin(folder, command=command, words=cfg.get("override_words", []))
 
 

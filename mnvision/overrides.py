@@ -1,16 +1,22 @@
-"""What the user typed, turned into what Hydra accepts without an opinion of its own."""
+"""What the user typed, turned into what Hydra accepts without an opinion of its own; and what Hydra said, explained."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra.conf import HydraConf
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from mnvision.errors import UserError, did_you_mean
 from mnvision.paths import PATH_KEYS
 from mnvision.schema_data import DATA, LABELLED
 
@@ -112,3 +118,37 @@ def _quote_paths(value: str, *, sweep: bool) -> str:
         return value
     parts = value.split(",") if sweep else [value]
     return ",".join(part if part in ("", "null") or part[0] in "'\"" else quote(part) for part in parts)
+
+
+def check_hydra_keys(arguments: Sequence[str]) -> None:
+    """Refuse unknown keys of Hydra: it takes any ``+hydra.key``, and recommends just that for a misspelt one.
+
+    Raises:
+        UserError: Names the key, and the nearest right one.
+    """
+    for argument in arguments:
+        key = argument.lstrip("+~").split("=", 1)[0]
+        if not is_override(argument) or not key.startswith("hydra."):
+            continue
+        schema: Any = HydraConf
+        for part in key.split(".")[1:]:
+            if not dataclasses.is_dataclass(schema):
+                break
+            names = typing.get_type_hints(schema)
+            if part not in names:
+                raise UserError(f"{key}: unknown key of Hydra{did_you_mean(part, names)}")
+            schema = names[part]
+
+
+def explain(error: Exception) -> str:
+    """What Hydra could not compose, without the advice that does not hold here."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        meant = did_you_mean(option, error.options)
+        return f"{group}={option}: no such option, expected one of {', '.join(error.options)}{meant}"
+    if isinstance(error, OverrideParseException):
+        word = error.override.lstrip("+")
+        return f"cannot read {word!r}: expected KEY=VALUE; quote special signs in a value, as in 'KEY=\"a value\"'"
+    lines = [line for line in str(error).splitlines() if not line.startswith(("To append to", "Config search path"))]
+    cause = [str(error.__cause__).splitlines()[0]] if isinstance(error.__cause__, OmegaConfBaseException) else []
+    return "\n  ".join([*lines, *cause]).replace("++", "")

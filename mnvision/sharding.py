@@ -8,7 +8,7 @@ from typing import Any
 
 from mnvision import build
 from mnvision.data.datamodule import DetectionDataModule
-from mnvision.data.shard_writer import shards_from
+from mnvision.data.shard_items import shards_from
 from mnvision.errors import UserError
 from mnvision.types import LabelledPictures
 

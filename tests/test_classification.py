@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnvision import build, cli, load_model, run, sharding
+from mnvision import build, cli, load_model, predicting, run, sharding
 from mnvision.checkpoint import save_model
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.errors import ConfigError, UserError
@@ -80,7 +80,7 @@ def test_prediction_names_the_most_likely_classes(trained, tmp_path, caplog):
         image = np.random.default_rng(number).integers(0, 256, (50 + number, 70, 3), dtype=np.uint8)
         cv2.imwrite(str(pictures / f"{number}.png"), image[..., ::-1])
     words = ("trainer.accelerator=cpu", f"ckpt={last(trained)}", f"source={pictures}", "top_k=2", "score_threshold=0.9")
-    entries = run.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+    entries = predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
     assert [Path(entry["file"]).name for entry in entries] == ["0.png", "1.png", "2.png"]
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["score_threshold has no effect: it is not for models of task classify"]

@@ -23,7 +23,7 @@ TRAIN = ROOT / "tools" / "train.py"
 
 
 class Run(types.ModuleType):
-    """Stands in for mnvision.run: keeps what each command was called with, and the process as it was then."""
+    """Stands in for the modules of commands: keeps what each was called with, and the process as it was then."""
 
     def __init__(self):
         super().__init__("mnvision.run")
@@ -45,8 +45,9 @@ EXPERIMENTS = ", ".join(sorted(path.stem for path in (CONF / "experiment").glob(
 def run(monkeypatch):
     """The fake commands."""
     fake = Run()
-    monkeypatch.setitem(sys.modules, "mnvision.run", fake)
-    monkeypatch.setattr(mnvision, "run", fake, raising=False)
+    for name in ("run", "predicting"):
+        monkeypatch.setitem(sys.modules, f"mnvision.{name}", fake)
+        monkeypatch.setattr(mnvision, name, fake, raising=False)
     return fake
 
 

@@ -60,7 +60,7 @@ LAYERS = [
     {"module", "recall", "detection", "classification"},
     {"kinds", "objectives"},
     {"build", "measuring"},
-    {"run", "costs", "tables", "sharding"},
+    {"run", "predicting", "costs", "tables", "sharding"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 import mnvision
-from mnvision import cli, detection, hardware, outputs, run
+from mnvision import cli, detection, hardware, outputs, predicting, run
 from mnvision.backbones.folding import is_folded
 from mnvision.checkpoint import load_model, save_model
 from mnvision.data.coco import read_coco
@@ -309,7 +309,7 @@ def test_a_training_is_not_overwritten(finished, root, tmp_path):
         source = [f"source={pictures}"] if command == "predict" else []
         words = (f"ckpt={folder}/checkpoints/best.ckpt", *source, f"output_dir={folder}")
         with pytest.raises(UserError, match="holds a training already"):
-            {"eval": run.evaluate, "predict": run.predict}[command](configure(command, *words))
+            {"eval": run.evaluate, "predict": predicting.predict}[command](configure(command, *words))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -321,7 +321,7 @@ def test_pictures_are_not_overwritten_by_their_annotated_copies(finished, root, 
     best = f"ckpt={folder}/checkpoints/best.ckpt"
     for source in (album, album.parent):
         with pytest.raises(UserError, match="annotated copies would"):
-            run.predict(configure("predict", best, f"source={source}", f"output_dir={album.parent}"))
+            predicting.predict(configure("predict", best, f"source={source}", f"output_dir={album.parent}"))
     val = ("data.val_images=" + str(album), "data.val_annotations=annotations/val.json")
     with pytest.raises(UserError, match="annotated copies would"):
         run.evaluate(configure("eval", best, *val, f"output_dir={album.parent}"))
@@ -333,7 +333,11 @@ def test_annotated_copies_are_not_looked_at_again(finished, root, tmp_path):
     album = tmp_path / "album"
     shutil.copytree(val_pictures(root), album)
     words = (f"ckpt={folder}/checkpoints/best.ckpt", f"source={album}", f"output_dir={album}/found")
-    assert len(run.predict(configure("predict", *words))) == len(run.predict(configure("predict", *words))) == 6
+    assert (
+        len(predicting.predict(configure("predict", *words)))
+        == len(predicting.predict(configure("predict", *words)))
+        == 6
+    )
 
 
 def test_a_folder_that_cannot_be_made(finished, tmp_path):
@@ -367,7 +371,7 @@ def test_a_gpu_that_is_not_there(finished, root, tmp_path):
     for function, cfg in (
         (run.train, configure("train", *TINY, root, out, gpu, "trainer.precision=32")),
         (run.evaluate, configure("eval", best, out, gpu)),
-        (run.predict, configure("predict", best, f"source={folder}/pictures", out, gpu)),
+        (predicting.predict, configure("predict", best, f"source={folder}/pictures", out, gpu)),
     ):
         with pytest.raises(UserError, match="trainer.accelerator=gpu: .* finds no such device here"):
             function(cfg)
@@ -484,7 +488,7 @@ def photos(tmp_path_factory, finished) -> Path:
 
 def predict(finished, *words: str) -> list[dict]:
     best = f"ckpt={finished[0]}/checkpoints/best.ckpt"
-    return run.predict(configure("predict", *TRAINER, best, *words))
+    return predicting.predict(configure("predict", *TRAINER, best, *words))
 
 
 def test_prediction_for_a_folder_of_odd_pictures(finished, photos, tmp_path):
@@ -539,7 +543,7 @@ def test_prediction_with_weights_alone(finished, photos, tmp_path):
     best = f"{finished[0]}/checkpoints/best.ckpt"
     words = (f"source={photos}/grey.png", "score_threshold=0.02", f"output_dir={tmp_path}")
     cfg = configure("predict", *TRAINER, f"task.weights={best}", "backbone.alpha=0.25", "task.image_size=64", *words)
-    [entry] = run.predict(cfg)
+    [entry] = predicting.predict(cfg)
     [other] = predict(finished, *words)
     assert entry["detections"]
     # the weights name the classes; the data set's own ids are in a checkpoint alone

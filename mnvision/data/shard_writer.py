@@ -5,28 +5,23 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import os
 import re
 import tarfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple, get_args
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from mnvision.data.dataset import BadImages
 from mnvision.data.shard_files import INDEX, parse_index
 from mnvision.download import file_sha256
 from mnvision.errors import UserError
 from mnvision.files import write_text
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 
-_PROGRESS_SECONDS = 5.0
 _BLOCK, _END = 512, 10_240  # bytes: members begin on blocks; a tar ends on a multiple of twenty
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
 _MAGIC |= {b"P5": "pgm", b"P6": "ppm"}
@@ -100,99 +95,8 @@ def write_shards(
     return folder / INDEX
 
 
-def shards_from(
-    pictures: LabelledPictures,
-    image_folder: str | Path | None,
-    folder: str | Path,
-    *,
-    name: str = "train",
-    pictures_per_shard: int = 10_000,
-    max_bytes: int | None = None,
-    seed: int | None = 0,
-    bad_images: BadImages = "error",
-) -> Path:
-    """Write a classification split as shards; pictures whose class nobody knows are left out.
-
-    The key of a picture is its file name up to the last dot, with other dots as ``_``; where two meet, the later one
-    gets its place in the split appended. Boxes go into ``KEY.json`` as ``{"box": [x1, y1, x2, y2]}``.
-
-    Args:
-        pictures: The split.
-        image_folder: The folder that its file names are relative to; None where it holds the pixels.
-        folder: Where to.
-        name: See `write_shards`, as for the next two.
-        pictures_per_shard: The most samples in a shard.
-        max_bytes: The largest shard.
-        seed: Of the order; None keeps that of the split.
-        bad_images: Whether a file that is missing or no picture is an ``error``, or left out with a warning (``skip``).
-
-    Returns:
-        The path of the index.
-
-    Raises:
-        UserError: As `write_shards`, or a picture is bad.
-    """
-    if bad_images not in get_args(BadImages):
-        raise UserError(f"bad_images is {bad_images!r}. Expected one of {', '.join(get_args(BadImages))}")
-    if image_folder is None and pictures.pixels is None:
-        raise UserError("image_folder is None, but the split holds no pixels. Expected the folder of its pictures")
-    rows = np.flatnonzero(pictures.labels >= 0)
-    if len(rows) < len(pictures):
-        log.warning("%d of %d pictures left out: their class is not known", len(pictures) - len(rows), len(pictures))
-    if seed is not None:
-        rows = np.random.default_rng(seed).permutation(rows)
-    items = _items(pictures, rows.tolist(), folder=Path(image_folder or "."), skip=bad_images == "skip")
-    return write_shards(
-        items,
-        folder,
-        classes=pictures.classes,
-        name=name,
-        pictures_per_shard=pictures_per_shard,
-        max_bytes=max_bytes,
-    )
-
-
-def _items(pictures: LabelledPictures, rows: list[int], *, folder: Path, skip: bool) -> Iterator[ShardItem]:
-    used: set[str] = set()
-    bad, shown = 0, time.monotonic()
-    for done, row in enumerate(rows):
-        if time.monotonic() - shown > _PROGRESS_SECONDS:
-            shown = time.monotonic()
-            log.info("%d of %d pictures (%d%%)", done, len(rows), 100 * done // len(rows))
-        file_name = pictures.file_name(row)
-        try:
-            picture = pictures.pixels[row] if pictures.pixels is not None else _read_picture(folder / file_name)
-        except UserError as error:
-            if not skip:
-                raise
-            bad += 1
-            log.warning("left out: %s", error)
-            continue
-        key = _key(file_name)
-        key = f"{key}-{row}" if key in used else key
-        used.add(key)
-        box = [] if pictures.boxes is None else pictures.boxes[row].tolist()
-        extra = {"box": box} if box and not any(map(math.isnan, box)) else None
-        yield ShardItem(key, picture, int(pictures.labels[row]), extra)
-    if bad:
-        log.warning("%d of %d pictures left out: missing, or no pictures", bad, len(rows))
-
-
-def _key(file_name: str) -> str:
-    return str(PurePath(file_name).with_suffix("").as_posix()).lstrip("/").replace(".", "_")
-
-
-def _read_picture(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the picture {path}: {error.strerror or error}. Check the path") from None
-    if _suffix(data) is None:
-        raise UserError(f"{path} is no picture ({len(data):,} bytes). Expected JPEG, PNG, WebP, BMP, TIFF, PGM or PPM")
-    return data
-
-
-def _suffix(data: bytes) -> str | None:
+def suffix_of(data: bytes) -> str | None:
+    """What the name of a picture file with these bytes ends in; None where they are no picture."""
     return next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), None)
 
 
@@ -209,7 +113,7 @@ def _members(item: ShardItem, *, classes: Sequence[str]) -> list[tuple[str, byte
         data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
     else:
         data = bytes(picture)
-    suffix = _suffix(data)
+    suffix = suffix_of(data)
     if suffix is None:
         raise UserError(f"sample {key} is no picture ({len(data):,} bytes). Expected JPEG, PNG, WebP, BMP or TIFF")
     members = [(f"{key}.{suffix}", data), (f"{key}.cls", str(label).encode())]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mnvision.backbones.base import Backbone, map_sizes
 from mnvision.models.detector import Detector
@@ -15,9 +14,9 @@ from mnvision.models.faster_rcnn_forms import FORMS, Form
 from mnvision.models.faster_rcnn_heads import BoxHead, RPNHead
 from mnvision.models.fpn import FPN
 from mnvision.ops.anchors import grid_anchors
-from mnvision.ops.boxes import encode, to_centers, to_corners
 from mnvision.ops.matching import IGNORED, match_regions, sample
 from mnvision.ops.postprocess import Candidates, best_class_candidates, best_proposals, suppress
+from mnvision.ops.region_losses import proposal_losses, region_losses
 from mnvision.ops.regions import crop_regions
 from mnvision.types import Preprocessing, Targets, UserError
 
@@ -208,10 +207,32 @@ class FasterRCNN(Detector):
             logits, offsets = output.logits[batch, rows], output.offsets[batch, rows]
         with torch.autocast(images.device.type, enabled=False):
             boxes = targets.boxes[batch, index[batch, rows]] if targets.boxes.shape[1] else proposals[batch, rows]
-            second = self._box_losses(
-                logits.float(), offsets.float(), labels[batch, rows], proposals[batch, rows], boxes=boxes
+            objects, moved = proposal_losses(
+                objectness.float(),
+                anchor_offsets.float(),
+                targets,
+                anchors=self.anchors,
+                weights=self.settings.rpn_weights,
+                high=self.rpn_high,
+                low=self.rpn_low,
+                count=self.rpn_batch,
+                beta=self.settings.smooth_l1,
+                generator=generator,
             )
-            return self._rpn_losses(objectness.float(), anchor_offsets.float(), targets, generator) | second
+            named, refined = region_losses(
+                logits.float(),
+                offsets.float(),
+                labels[batch, rows],
+                proposals[batch, rows],
+                boxes=boxes,
+                beta=self.settings.smooth_l1,
+            )
+        return {
+            "objectness_loss": objects,
+            "proposal_loss": self.box_weight * moved,
+            "class_loss": named,
+            "box_loss": self.box_weight * refined,
+        }
 
     def candidates(self, output: FasterRCNNOutput, *, threshold: float) -> Candidates:
         """The best (proposal, class) pairs of what ``forward`` gave, before suppression."""
@@ -284,33 +305,3 @@ class FasterRCNN(Detector):
         for part in self.backbone.stages[-1]:
             crops = part(crops)
         return self.box_head(crops.mean(dim=(2, 3)))
-
-    def _rpn_losses(
-        self, objectness: Tensor, offsets: Tensor, targets: Targets, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():
-            corners = to_corners(self.anchors)
-            labels, index = match_regions(corners, targets, high=self.rpn_high, low=self.rpn_low, best=True)
-            batch, rows = sample(labels, count=self.rpn_batch, positive_share=0.5, generator=generator).nonzero(
-                as_tuple=True
-            )
-            positive = labels[batch, rows] > 0
-            at = batch[positive], rows[positive]
-            wanted = encode(targets.boxes[at[0], index[at]], self.anchors[at[1]], weights=self.settings.rpn_weights)
-        count = max(1, len(rows))
-        loss = F.smooth_l1_loss(offsets[at], wanted, beta=self.settings.smooth_l1, reduction="sum")
-        found = F.binary_cross_entropy_with_logits(objectness[batch, rows], positive.float(), reduction="sum")
-        return {"objectness_loss": found / count, "proposal_loss": self.box_weight * loss / count}
-
-    def _box_losses(
-        self, logits: Tensor, offsets: Tensor, labels: Tensor, proposals: Tensor, *, boxes: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of R sampled proposals [R, 4] xyxy with labels [R]; ``boxes`` [R, 4] are what they match."""
-        count = max(1, len(labels))
-        rows = (labels > 0).nonzero().squeeze(1)
-        wanted = encode(boxes[rows], to_centers(proposals[rows]))
-        loss = F.smooth_l1_loss(offsets[rows, labels[rows] - 1], wanted, beta=self.settings.smooth_l1, reduction="sum")
-        return {
-            "class_loss": F.cross_entropy(logits, labels, reduction="sum") / count,
-            "box_loss": self.box_weight * loss / count,
-        }

@@ -15,7 +15,8 @@ import pytest
 
 from mnvision import download
 from mnvision.data.shard_files import INDEX, refuse_cut, with_index
-from mnvision.data.shard_writer import ShardItem, shards_from, write_shards
+from mnvision.data.shard_items import shards_from
+from mnvision.data.shard_writer import ShardItem, write_shards
 from mnvision.data.shards import ShardStream
 from mnvision.errors import UserError
 from mnvision.ops.image import decode_image
