@@ -33,6 +33,8 @@ from mnvision.types import Preprocessing
 logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
+# The data modules of pictures with one class each, where it is not the common one.
+CLASS_DATA: dict[str, type[ClassDataModule]] = {"shards": ShardDataModule}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -110,7 +112,7 @@ def build_data(
     if options["name"] in LABELLED:
         known = set(inspect.signature(ClassDataModule).parameters)
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
-        module = ShardDataModule if options["name"] == "shards" else ClassDataModule
+        module = CLASS_DATA.get(options["name"], ClassDataModule)
         return module(
             **options,
             preprocessing=preprocessing,

@@ -122,10 +122,10 @@ def pad_targets(targets: Sequence[Target]) -> Targets:
 
 @dataclass
 class Labels:
-    """The classes of a batch of pictures.
+    """The classes of a batch of pictures, or their attributes.
 
     Attributes:
-        labels: int64 [B], 0..K-1; -1 where the class is not known.
+        labels: int64 [B], 0..K-1; -1 where the class is not known. Of attributes float32 [B, A], 0 or 1; NaN likewise.
         image_ids: int64 [B], the place of each picture in its split; -1 where it has none, as in a stream.
         others: int64 [B], the class of the picture that was mixed into each one; None where nothing was mixed.
         shares: float32 [B], what is left of the picture itself where another one was mixed in, 0..1; None likewise.
@@ -233,12 +233,12 @@ class Annotations:
 
 @dataclass(frozen=True, eq=False)
 class LabelledPictures:
-    """All pictures of a classification split as flat arrays, for the reason given at ``Annotations``.
+    """All pictures of a split with one class each, or with attributes, as flat arrays: see ``Annotations`` for why.
 
     Attributes:
         file_names: bytes [I], UTF-8, relative to the picture folder; or the names of the pictures in ``pixels``.
-        labels: int64 [I], 0..K-1; -1 where the class is not known.
-        classes: K class names.
+        labels: int64 [I], 0..K-1; -1 where the class is not known. Of attributes float32 [I, A], 0 or 1; NaN likewise.
+        classes: K class names, or A names of attributes.
         boxes: float64 [I, 4] xyxy in original pixels, around the object of each picture; None where there are none.
         pixels: uint8 [I, H, W, 3] RGB, where the pictures are no files of their own (CIFAR's binary files).
     """

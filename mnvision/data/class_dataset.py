@@ -14,8 +14,9 @@ from mnvision.data.mixing import Mixing, mix
 from mnvision.ops.picture import Picture
 from mnvision.types import Batch, LabelledPictures, Labels
 
-# Pixels uint8 [S, S, 3], label, place in the split, and a number from which a batch draws what it mixes.
-Item = tuple[np.ndarray, int, int, int]
+# Pixels uint8 [S, S, 3], what is known of the picture (an integer, or a row of them), its place in the split, and a
+# number from which a batch draws what it mixes.
+Item = tuple[np.ndarray, np.ndarray, int, int]
 
 
 class ClassDataset(PictureDataset):
@@ -58,12 +59,12 @@ class ClassDataset(PictureDataset):
     def load(self, index: int, *, rng: np.random.Generator) -> Item:
         """Read and transform a picture."""
         pixels = self.transform(self.picture(index), rng)
-        return pixels, int(self.pictures.labels[index]), index, int(rng.integers(2**31))
+        return pixels, self.pictures.labels[index], index, int(rng.integers(2**31))
 
     def blank(self, index: int) -> Item:
         """A grey picture."""
         size = self.transform.preprocessing.size
-        return np.full((size, size, 3), 128, np.uint8), int(self.pictures.labels[index]), index, 0
+        return np.full((size, size, 3), 128, np.uint8), self.pictures.labels[index], index, 0
 
     def picture(self, index: int) -> Picture:
         """A picture, not decoded yet, or the part of it that counts."""
@@ -91,7 +92,7 @@ class ClassCollate:
         """The batch of some items."""
         pixels, labels, places, numbers = zip(*items, strict=True)
         images = torch.from_numpy(np.stack(pixels))  # [B, S, S, 3]
-        targets = Labels(torch.tensor(labels), torch.tensor(places))
+        targets = Labels(torch.from_numpy(np.stack(labels)), torch.tensor(places))
         if self.mixing is not None:
             images, targets = mix(images, targets, mixing=self.mixing, rng=np.random.default_rng(numbers[0]))
         return Batch(images.permute(0, 3, 1, 2), targets)
