@@ -115,7 +115,9 @@ def _members(item: ShardItem, *, classes: Sequence[str]) -> list[tuple[str, byte
         data = bytes(picture)
     suffix = suffix_of(data)
     if suffix is None:
-        raise UserError(f"sample {key} is no picture ({len(data):,} bytes). Expected JPEG, PNG, WebP, BMP or TIFF")
+        raise UserError(
+            f"sample {key} is no picture ({len(data):,} bytes). Expected JPEG, PNG, WebP, BMP, TIFF, PGM or PPM"
+        )
     members = [(f"{key}.{suffix}", data), (f"{key}.cls", str(label).encode())]
     if extra is not None:
         members.append((f"{key}.json", json.dumps(extra, sort_keys=True, allow_nan=False).encode()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -123,6 +124,30 @@ def test_a_data_set_is_obtained_once(server, tmp_path, monkeypatch):
     obtain("pets", root)  # from the archive that is still there
     assert (root / "test.mat").read_bytes() == b"3"
     assert len(server.asked) == 2
+
+
+def test_of_two_that_unpack_at_once_both_succeed(tmp_path, monkeypatch):
+    """The other's folder appears after this one has looked and before it moves its own."""
+    (tmp_path / "mine" / "Images").mkdir(parents=True)
+    (tmp_path / "root").mkdir()
+    replace = os.replace
+
+    def beaten(source, target):
+        Path(target).mkdir()
+        (Path(target) / "theirs").write_text("x")
+        replace(source, target)
+
+    monkeypatch.setattr(homes.os, "replace", beaten)
+    homes._move_in(tmp_path / "mine", root=tmp_path / "root")
+    assert [path.name for path in (tmp_path / "root" / "Images").iterdir()] == ["theirs"]
+
+    def refused(source, target):
+        raise OSError("no space")
+
+    (tmp_path / "mine" / "Annotation").mkdir()
+    monkeypatch.setattr(homes.os, "replace", refused)
+    with pytest.raises(OSError, match="no space"):
+        homes._move_in(tmp_path / "mine", root=tmp_path / "root")
 
 
 def test_an_archive_of_something_else(server, tmp_path, monkeypatch):

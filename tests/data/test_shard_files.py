@@ -139,6 +139,17 @@ def test_files_of_a_split_keep_their_bytes(tmp_path, caplog):
     assert json.loads((tmp_path / "skip" / INDEX).read_text())["shards"][0]["samples"] == 2
 
 
+def test_portable_pictures_keep_their_bytes(tmp_path):
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    for name, pixels in {"a.ppm": image, "b.pgm": image[..., 0]}.items():
+        cv2.imwrite(str(tmp_path / name), pixels)
+    split = LabelledPictures(np.array([b"a.ppm", b"b.pgm"]), np.array([0, 1]), CLASSES)
+    shards_from(split, tmp_path, tmp_path / "out", seed=None)
+    with tarfile.open(tmp_path / "out/train-000000.tar") as tar:
+        assert tar.getnames() == ["a.cls", "a.ppm", "b.cls", "b.pgm"]
+        assert tar.extractfile("a.ppm").read() == (tmp_path / "a.ppm").read_bytes()
+
+
 def test_a_shard_that_is_cut_short_shows_before_it_is_read(tmp_path):
     write(tmp_path)
     shards, _ = with_index(sorted(map(str, tmp_path.glob("*.tar"))))

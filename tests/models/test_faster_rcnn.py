@@ -13,6 +13,7 @@ from mnvision.checkpoint import save_model
 from mnvision.inference import for_inference
 from mnvision.models import faster_rcnn
 from mnvision.models.faster_rcnn import FasterRCNN
+from mnvision.ops import region_losses
 from mnvision.ops import regions as ops_regions
 from mnvision.types import Preprocessing, Target, UserError, pad_targets
 from tests.runs import batch
@@ -155,7 +156,8 @@ class FirstOnes:
 
 def test_losses_are_torchvisions_given_the_same_sampling(twins, images, monkeypatch):
     theirs, ours = twins
-    monkeypatch.setattr(faster_rcnn, "sample", first_ones)
+    for stage in (region_losses, faster_rcnn):
+        monkeypatch.setattr(stage, "sample", first_ones)
     monkeypatch.setattr(theirs.rpn, "fg_bg_sampler", FirstOnes(256, 0.5))
     monkeypatch.setattr(theirs.roi_heads, "fg_bg_sampler", FirstOnes(512, 0.25))
     boxes = torch.tensor([[20.0, 30, 120, 200], [150, 40, 300, 310], [10, 200, 60, 280]])
