@@ -1,0 +1,89 @@
+"""Splits by identity: whoever is measured on was never trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mnvision.data.splits import Split
+from mnvision.errors import UserError
+from mnvision.types import LabelledPictures
+
+log = logging.getLogger(__name__)
+
+
+def hold_out_identities(
+    pictures: LabelledPictures, split: Split, *, share: float, seed: int, name: str
+) -> LabelledPictures:
+    """The training or validation part of pictures that come without a split: each identity is wholly in one.
+
+    ``share`` of the identities is held out, rounded (halves up), at least two, so that there are different ones to tell
+    apart, and at most all but two. Which ones depends on the sorted names and the seed alone.
+
+    Args:
+        pictures: All of them.
+        split: Which part.
+        share: Part of the identities that is for validation.
+        seed: Of the split.
+        name: What to call the pictures in an error.
+
+    Raises:
+        UserError: The test split is asked for, the share is out of range, or there are fewer than four identities.
+    """
+    if split == "test":
+        raise UserError(
+            f"{name}: there is no test split. Expected identities set apart for it, in a folder or list of their own;"
+            " without them only train and val are made, so use split=val"
+        )
+    if not 0 < share < 1:
+        raise UserError(f"data.val_share is {share}. Expected the part to hold out, above 0 and below 1, such as 0.1")
+    count = len(pictures.classes)
+    if count < 4:
+        raise UserError(
+            f"{name}: {count} identities. Expected four or more, of which some are held out for measuring; give "
+            "pictures of other identities as data.val"
+        )
+    ranks = np.argsort(np.array(pictures.classes), kind="stable")
+    drawn = np.random.default_rng(seed).permutation(count)[: min(count - 2, max(2, int(share * count + 0.5)))]
+    held = np.isin(pictures.labels, ranks[drawn])
+    if split == "val":
+        log.info("held out for validation: %d of %d identities (data.val_share=%g)", len(drawn), count, share)
+    return present_alone(pictures.take(held if split == "val" else ~held))
+
+
+def present_alone(pictures: LabelledPictures) -> LabelledPictures:
+    """The same pictures under a table of the identities that they have, in its order."""
+    present = np.unique(pictures.labels[pictures.labels >= 0])
+    table = np.full(len(pictures.classes) + 1, -1, dtype=np.int64)  # the last place is that of label -1
+    table[present] = np.arange(len(present))
+    return replace(
+        pictures, labels=table[pictures.labels], classes=tuple(pictures.classes[label] for label in present.tolist())
+    )
+
+
+def refuse_known_identities(known: Sequence[str], measured: Sequence[str], *, name: str, allowed: bool) -> None:
+    """Refuse to measure on identities that were trained on: a model knows these faces, and looks better than it is.
+
+    Args:
+        known: Names of the identities of the training.
+        measured: Names of those to measure on.
+        name: What to call the latter's pictures.
+        allowed: Say so in a warning instead.
+
+    Raises:
+        UserError: Some names are in both.
+    """
+    both = sorted(set(known) & set(measured))
+    if not both:
+        return
+    some = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+    what = f"{name}: {len(both)} of its {len(set(measured))} identities were trained on ({some})"
+    if not allowed:
+        raise UserError(
+            f"{what}. Expected others, or the numbers say nothing of strangers; take them out of one side, or give "
+            "data.allow_overlap=true to measure all the same"
+        )
+    log.warning("%s: the numbers are those of known faces", what)
