@@ -7,20 +7,15 @@ files it has category ids with gaps, image ids that start somewhere, pictures wi
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from mnvision.data.generated import make_once
 from mnvision.data.scenes import CLASSES, draw_scene
 from mnvision.errors import UserError
-
-log = logging.getLogger(__name__)
 
 CATEGORY_IDS = (2, 3, 5, 7, 11, 13, 17, 19)  # of CLASSES
 STAMP = "shapes.json"
@@ -38,10 +33,9 @@ def shapes_folder_name(*, seed: int, train_images: int, val_images: int, image_s
 def make_shapes(root: str | Path, *, seed: int, train_images: int, val_images: int, image_size: int) -> Path:
     """Make the data set in a folder, unless it is there already.
 
-    The folder appears whole or not at all: it is filled under another name and then renamed, so an interrupted maker
-    leaves nothing behind that looks finished, and of several makers at once one wins and the others use its work.
-    The same parameters give the same bytes. Picture ``i`` of a split depends on the seed, the split and ``i`` alone, so
-    no validation scene occurs in training, and a smaller set is the beginning of a larger one.
+    The same parameters give the same bytes; see `mnvision.data.generated.make_once`. Picture ``i`` of a split depends
+    on the seed, the split and ``i`` alone, so no validation scene occurs in training, and a smaller set is the
+    beginning of a larger one.
 
     Args:
         root: The folder: gets ``train/``, ``val/``, ``annotations/{train,val}.json`` and ``shapes.json``, which records
@@ -65,50 +59,18 @@ def make_shapes(root: str | Path, *, seed: int, train_images: int, val_images: i
         "val_images": val_images,
         "image_size": image_size,
     }
-    if _is_made(root, parameters):
-        return root
     if min(train_images, val_images) < 1 or image_size < 32:
         raise UserError(
             f"cannot make {train_images} + {val_images} shapes pictures of {image_size} pixels: expected at least one"
             " picture in each split (data.train_count, data.val_count) and a side of at least 32 (data.canvas)"
         )
-    log.info("making the shapes data set, %d + %d pictures, once, in %s", train_images, val_images, root)
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        workshop = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write the shapes data set to {root.parent}: {error.strerror}. Choose another folder with"
-            " data.root, or another cache with the environment variable MNVISION_CACHE"
-        ) from None
-    try:
+
+    def fill(folder: Path) -> None:
         for split, count in (("train", train_images), ("val", val_images)):
-            _make_split(workshop, split, count=count, seed=seed, size=image_size)
-        (workshop / STAMP).write_text(json.dumps(parameters, indent=1) + "\n")
-        workshop.chmod(0o755)  # mkdtemp keeps other users out
-        try:
-            os.rename(workshop, root)
-        except OSError:
-            if not _is_made(root, parameters):  # else another maker was faster
-                raise
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-    return root
+            _make_split(folder, split, count=count, seed=seed, size=image_size)
 
-
-def _is_made(root: Path, parameters: dict[str, int]) -> bool:
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    try:
-        found = json.loads((root / STAMP).read_text())
-    except (OSError, ValueError):
-        found = "something else"
-    if found != parameters:
-        raise UserError(
-            f"{root} holds {found}, expected shapes made with {parameters}, or nothing."
-            " Choose another folder with data.root, or remove this one"
-        )
-    return True
+    count = f"{train_images} + {val_images}"
+    return make_once(root, name="shapes", parameters=parameters, stamp=STAMP, count=count, fill=fill)
 
 
 def _make_split(folder: Path, split: str, *, count: int, seed: int, size: int) -> None:
