@@ -21,7 +21,13 @@ from mnvision.schema_data import DATA_OF_TASK
 from mnvision.value_types import accepts, choices, describe
 
 # Of each task the number that is largest for the best checkpoint.
-MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map", "classify": "val/top1", "distill": "val/top1"}
+MONITOR = {
+    "ssd": "val/map",
+    "faster_rcnn": "val/map",
+    "classify": "val/top1",
+    "distill": "val/top1",
+    "embed": "val/auc",
+}
 OPTIMIZERS = ("torch.optim.",)
 
 

@@ -19,6 +19,8 @@ from mnvision.models.class_objective import ClassObjective, balanced_weights
 from mnvision.models.classifier import Classifier
 from mnvision.models.create import create_model
 from mnvision.models.distillation import Distillation, Teacher
+from mnvision.models.embedder import Embedder
+from mnvision.models.embedding_objective import EmbeddingObjective
 from mnvision.module import Objective
 from mnvision.teacher_cache import TeacherCache, keep_outputs, outputs_file
 
@@ -32,18 +34,27 @@ _TEACHER = (
 )
 _DISTILL = (*_TEACHER, "temperature", "weight", "feature_weight", "embedding_weight", "use_labels", "cache_teacher")
 # Keys of a task that its training asks for and its network does not know.
-OBJECTIVE_KEYS = {"classify": _CLASSIFY, "distill": (*_CLASSIFY, *_DISTILL)}
+_EMBED = ("loss", "scale", "margin", "teacher", "teacher_weight", "relation_weight")
+OBJECTIVE_KEYS = {"classify": _CLASSIFY, "distill": (*_CLASSIFY, *_DISTILL), "embed": _EMBED}
 # The task of the network that a task trains, where it has another name.
 NETWORKS = {"distill": "classify"}
 
 
-def build_teacher(cfg: Config) -> Teacher | None:
-    """The teacher of ``task=distill``, for another task None.
+def build_teacher(cfg: Config) -> Teacher | Embedder | None:
+    """The teacher of ``task=distill``, or one that another task is given; else None.
 
     Raises:
-        UserError: If there is none, it is no classifier, or its outputs cannot be kept as the user asks for.
+        UserError: If there is none, it is of another kind, or its outputs cannot be kept as the user asks for.
     """
     task = cfg["task"]
+    if task["name"] == "embed" and task["teacher"] is not None:
+        saved = read_checkpoint(task["teacher"], key="task.teacher")
+        embedder = model_from_checkpoint(saved, path=task["teacher"], key="task.teacher")
+        if not isinstance(embedder, Embedder):
+            raise UserError(
+                f"task.teacher: {task['teacher']} holds a model of task {embedder.spec.task}, expected an embedder"
+            )
+        return embedder.eval()
     if task["name"] != "distill":
         return None
     if task["cache_teacher"]:
@@ -122,7 +133,7 @@ def _timm_teacher(name: str, weights: str, *, classes: Sequence[str] | None) -> 
 
 
 def build_objective(
-    cfg: Config, model: TaskModel, *, data: ClassDataModule | Any, teacher: Teacher | None
+    cfg: Config, model: TaskModel, *, data: ClassDataModule | Any, teacher: Teacher | Embedder | None
 ) -> Objective | None:
     """What training minimises; None where it is the model's own losses.
 
@@ -138,6 +149,17 @@ def build_objective(
     task = cfg["task"]
     if task["name"] not in OBJECTIVE_KEYS:
         return None
+    if isinstance(model, Embedder):
+        return EmbeddingObjective(
+            model,
+            loss=task["loss"],
+            identities=len(data.classes),
+            scale=task["scale"],
+            margin=task["margin"],
+            teacher=teacher if isinstance(teacher, Embedder) else None,
+            teacher_weight=task["teacher_weight"],
+            relation_weight=task["relation_weight"],
+        )
     hard = ClassObjective(
         model,
         smoothing=task["label_smoothing"],
@@ -145,7 +167,7 @@ def build_objective(
         noise=task["noise"],
         trust=task["trust"],
     )
-    if teacher is None or not isinstance(model, Classifier):
+    if teacher is None or isinstance(teacher, Embedder) or not isinstance(model, Classifier):
         return hard
     objective = Distillation(
         model,

@@ -181,6 +181,13 @@ def teacher_line(task: Mapping[str, Any]) -> str:
     """One line on what a student learns from; empty where there is no teacher."""
     if not task.get("teacher"):
         return ""
+    if task["name"] == "embed":
+        embedding = [
+            f"embeddings, weight {task['teacher_weight']:g}" if task["teacher_weight"] else "",
+            f"their relations, weight {task['relation_weight']:g}" if task["relation_weight"] else "",
+            "no identities" if task["loss"] == "none" else f"beside {task['loss']} of the identities",
+        ]
+        return f"{task['teacher']}: {', '.join(filter(None, embedding))}"
     parts = [
         f"classes at temperature {task['temperature']:g}, weight {task['weight']:g}" if task["weight"] else "",
         f"maps, weight {task['feature_weight']:g}" if task["feature_weight"] else "",

@@ -64,7 +64,7 @@ def train(cfg: Config) -> dict[str, float]:
         data.setup("fit")
     else:
         table = None
-        if teacher is not None and not cfg["task"]["use_labels"]:
+        if teacher is not None and not cfg["task"].get("use_labels", True):
             table = (teacher.spec.classes, teacher.spec.category_ids)
         data = build.build_data(
             cfg, preprocessing=build.build_preprocessing(cfg), class_table=table, labels_needed=table is None
@@ -161,7 +161,8 @@ def evaluate(cfg: Config) -> dict[str, float]:
     else:
         data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
         annotations = data.load_split(cfg["split"])
-        _check_classes(cfg["task"]["weights"], annotations.classes)
+        if cfg["task"]["name"] != "embed":  # whose vectors tell apart what no network has a class for
+            _check_classes(cfg["task"]["weights"], annotations.classes)
         model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
         data.preprocessing = model.preprocessing
     check_run_folder(cfg, sources=data.picture_folders(cfg["split"]))

@@ -84,8 +84,8 @@ class Shapes(CocoFiles):
 
 
 @dataclasses.dataclass
-class Labelled(Data):
-    """Keys of ``data`` where every picture has a class."""
+class Whole(Data):
+    """Keys of ``data`` where what is learnt is of a whole picture."""
 
     augment: Literal["none", "flip", "crop", "light", "strong"]
     crop_share: Share | None
@@ -93,13 +93,19 @@ class Labelled(Data):
     color: Annotated[float, Limits(low=0, high=2)] | None
     randaugment: Annotated[int, Limits(low=0, high=10)] | None
     erasing: Fraction | None
-    mixup: NotNegative
-    cutmix: NotNegative
-    balanced: bool
     mean: list[NotNegative] | None
     std: list[Positive] | None
     val_share: Share
     split_seed: Natural
+
+
+@dataclasses.dataclass
+class Labelled(Whole):
+    """Keys of ``data`` where every picture has a class."""
+
+    mixup: NotNegative
+    cutmix: NotNegative
+    balanced: bool
 
 
 @dataclasses.dataclass
@@ -165,6 +171,56 @@ class Shards(Labelled):
     keep_shards: bool
 
 
+@dataclasses.dataclass
+class Identities(Whole):
+    """Keys of ``data`` where pictures are of identities, and measured by pairs."""
+
+    per_identity: Annotated[int, Limits(low=2)] | None
+    pair_count: Count
+    allow_overlap: bool
+
+
+@dataclasses.dataclass
+class Faces(Identities):
+    """Keys of ``data`` where its name is ``faces``."""
+
+    train: FilePath
+    val: FilePath
+    test: FilePath
+
+
+@dataclasses.dataclass
+class DrawnFaces(Identities):
+    """Keys of ``data`` where its name is ``drawn_faces``."""
+
+    root: FilePath | None  # type: ignore[assignment]
+    seed: Natural
+    train_identities: Count
+    val_identities: Count
+    pictures: Annotated[int, Limits(low=2)]
+
+
+@dataclasses.dataclass
+class IdentityList(Identities):
+    """Keys of ``data`` where its name is ``identity_list``."""
+
+    images: FilePath
+    train: FilePath
+    val: FilePath | None
+    test: FilePath | None
+    file_column: Annotated[str, "the name of a column"]
+    label_column: Annotated[str, "the name of a column"]
+    split_column: Annotated[str, "the name of a column"] | None
+
+
+@dataclasses.dataclass
+class LFW(Identities):
+    """Keys of ``data`` where its name is ``lfw``."""
+
+    pairs: FilePath
+    test_folds: list[Annotated[int, Limits(low=1, high=10)]] | None
+
+
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
 LABELLED: dict[str, type] = {
     "shape_crops": ShapeCrops,
@@ -176,6 +232,7 @@ LABELLED: dict[str, type] = {
     "cifar100": Cifar,
     "shards": Shards,
 }
-DATA = {**BOXES, **LABELLED}
+IDENTITIES: dict[str, type] = {"faces": Faces, "drawn_faces": DrawnFaces, "identity_list": IdentityList, "lfw": LFW}
+DATA = {**BOXES, **LABELLED, **IDENTITIES}
 # What the data have to be for each task.
-DATA_OF_TASK = {"ssd": BOXES, "faster_rcnn": BOXES, "classify": LABELLED, "distill": LABELLED}
+DATA_OF_TASK = {"ssd": BOXES, "faster_rcnn": BOXES, "classify": LABELLED, "distill": LABELLED, "embed": IDENTITIES}

@@ -5,7 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from mnvision.value_types import Count, Fraction, NotNegative, Pixels, Positive, Share, SmallPixels, Weights
+from mnvision.value_types import (
+    Count,
+    Fraction,
+    Limits,
+    NotNegative,
+    Pixels,
+    Positive,
+    Share,
+    SmallPixels,
+    Weights,
+)
 
 
 @dataclasses.dataclass
@@ -91,4 +101,31 @@ class Distill(Classify):
     cache_teacher: bool
 
 
-TASKS: dict[str, type] = {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classify, "distill": Distill}
+@dataclasses.dataclass
+class Embed:
+    """Keys of ``task`` where its name is ``embed``."""
+
+    name: str
+    image_size: SmallPixels | None
+    fit: Literal["crop", "stretch"] | None
+    crop_share: Share | None
+    weights: Weights | None
+    embedding_size: Annotated[int, Limits(low=2)] | None
+    pooling: Literal["mean", "depthwise"]
+    dropout: Fraction
+    flip: bool
+    loss: Literal["arcface", "cosface", "triplet", "batch_hard", "contrastive", "none"]
+    scale: Positive
+    margin: Positive | None
+    teacher: Annotated[str, "a checkpoint of task=embed"] | None
+    teacher_weight: NotNegative
+    relation_weight: NotNegative
+
+
+TASKS: dict[str, type] = {
+    "ssd": SSD,
+    "faster_rcnn": FasterRCNN,
+    "classify": Classify,
+    "distill": Distill,
+    "embed": Embed,
+}

@@ -12,6 +12,7 @@ from mnvision.cache import cache_dir
 from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.cifar import read_cifar10, read_cifar100
 from mnvision.data.coco import read_coco
+from mnvision.data.drawn_faces import faces_folder_name, make_faces
 from mnvision.data.folders import SplitFolders, class_names, read_classes, read_folders, read_unlabelled
 from mnvision.data.homes import obtain
 from mnvision.data.labelled import refuse_shared
@@ -60,6 +61,9 @@ def find_root(name: str, root: Path | None, *, options: Options) -> Path:
         folder = (root or cache_dir() / "shapes") / shapes_folder_name(**shapes)
         make_shapes(folder, **shapes)
         return folder
+    if name == "drawn_faces":
+        faces = {key: options[key] for key in ("seed", "train_identities", "val_identities", "pictures")}
+        return make_faces((root or cache_dir() / "drawn_faces") / faces_folder_name(**faces), **faces)
     assert root is not None  # the data module checks it
     if options.get("download"):
         return obtain("pets" if name == "oxford_pets" else name, root)
@@ -74,7 +78,7 @@ def picture_folder(name: str, root: Path, *, options: Options) -> Path:
         root: What ``find_root`` gave.
         options: The format's own keys of the data section.
     """
-    return root / options["images"] if name == "picture_list" else root
+    return root / options["images"] if name in ("picture_list", "identity_list") else root
 
 
 def read_labelled(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from torch.utils.data import DataLoader
 
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.class_dataset import ClassCollate
+from mnvision.data.class_formats import Request
 from mnvision.data.folders import SplitFolders, class_names, read_classes
 from mnvision.data.identities import hold_out_identities, present_alone, refuse_known_identities
 from mnvision.data.identity_sampler import IdentitySampler
@@ -17,7 +16,6 @@ from mnvision.data.lists import Columns, read_list
 from mnvision.data.loaders import make_loader
 from mnvision.data.pairs import make_pairs
 from mnvision.data.splits import Split
-from mnvision.errors import UserError
 from mnvision.ops.processes import rank_and_size
 from mnvision.types import LabelledPictures, PairedPictures
 
@@ -39,9 +37,8 @@ class IdentityDataModule(ClassDataModule):
             UserError: A file or folder is missing or wrong, or an identity is in training and in another split.
         """
         if split not in self._splits:
-            pictures = READERS[self.format](
-                self._folder(), split, share=self._val_share, seed=self._split_seed, options=self._options
-            )
+            asked = Request(self._folder(), split, self._classes, self._val_share, self._split_seed, self._options)
+            pictures = READERS[self.format](asked)
             if split != "train":
                 refuse_known_identities(
                     self._trained(),
@@ -88,3 +85,40 @@ class IdentityDataModule(ClassDataModule):
             collate=ClassCollate(),
             sampler=sampler,
         )
+
+
+def _read_folders(asked: Request) -> LabelledPictures:
+    """A folder for each identity, in folders for the splits or in the root."""
+    root, split, classes, share, seed, options = asked
+    folders = SplitFolders(*(options.get(part, part) for part in ("train", "val", "test")))
+    train, wanted = root / folders.train, root / getattr(folders, split)
+    apart = train.is_dir() and bool(class_names(train))
+    if apart and (split == "train" or wanted.is_dir()):
+        pictures = read_classes(root, part=getattr(folders, split), classes=classes if split == "train" else None)
+        if split != "train" or (root / folders.val).is_dir():
+            return present_alone(pictures)
+    else:
+        pictures = read_classes(root, part=folders.train if apart else "", classes=classes)
+    return hold_out_identities(pictures, split, share=share, seed=seed, name=str(train if apart else root))
+
+
+def _read_lists(asked: Request) -> LabelledPictures:
+    """A list of pictures and their identities, or one for each split, or with a column that says which."""
+    root, split, classes, share, seed, options = asked
+    columns = Columns(file=options["file_column"], label=options["label_column"], split=options["split_column"])
+    folder, own = root / options["images"], options[split]
+    if own is not None and split != "train":
+        return present_alone(read_list(root / own, folder=folder, columns=columns))
+    if columns.split is not None:
+        return present_alone(read_list(root / options["train"], split=split, folder=folder, columns=columns))
+    pictures = read_list(root / options["train"], folder=folder, columns=columns, classes=classes)
+    if split == "train" and options["val"] is not None:
+        return present_alone(pictures)
+    return hold_out_identities(pictures, split, share=share, seed=seed, name=str(root / options["train"]))
+
+
+READERS: dict[str, Callable[[Request], LabelledPictures]] = {
+    "drawn_faces": _read_folders,
+    "faces": _read_folders,
+    "identity_list": _read_lists,
+}

@@ -26,6 +26,7 @@ def make_loader(
     seed: int,
     collate: Callable[[Any], Batch],
     weights: np.ndarray | None = None,
+    sampler: DistributedSampler | None = None,
 ) -> DataLoader:
     """The loader of a data set whose items are asked for by ``(epoch, index)``.
 
@@ -38,17 +39,13 @@ def make_loader(
         seed: Of the order.
         collate: From items to a batch.
         weights: float [I], how often each picture is drawn in training, in relation to the others; None: each once.
+        sampler: Who gets which picture, ``(epoch, index)``; None takes an `EpochSampler`.
     """
     count = len(dataset)  # type: ignore[arg-type]
-    rank, ranks = rank_and_size()
-    sampler = EpochSampler(
-        count,
-        shuffle=training,
-        seed=seed,
-        ranks=ranks,
-        rank=rank,
-        weights=weights if training else None,
-    )
+    if sampler is None:
+        rank, ranks = rank_and_size()
+        shares = weights if training else None
+        sampler = EpochSampler(count, shuffle=training, seed=seed, ranks=ranks, rank=rank, weights=shares)
     workers = auto_workers(count) if num_workers is None else num_workers
     return Loader(
         dataset,

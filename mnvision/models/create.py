@@ -16,6 +16,7 @@ from mnvision.backbones.weights import Weights, load_weights, read_weights
 from mnvision.errors import UserError, did_you_mean
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
+from mnvision.models.embedder import Embedder
 from mnvision.models.faster_rcnn import FasterRCNN
 from mnvision.models.ssd import LOSSES, SSD
 from mnvision.ops.resolution import input_size, stride_of
@@ -25,10 +26,15 @@ logger = logging.getLogger(__name__)
 
 # Task names are the names of the configuration's `task` group. A plain table, so that a checkpoint can never name
 # a class of its own.
-TASKS: dict[str, Callable[..., TaskModel]] = {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classifier}
+TASKS: dict[str, Callable[..., TaskModel]] = {
+    "ssd": SSD,
+    "faster_rcnn": FasterRCNN,
+    "classify": Classifier,
+    "embed": Embedder,
+}
 # How a picture is fitted to the input, and how much of it is shown, where it is not stretched whole.
-FITS: dict[str, tuple[Fit, float]] = {"classify": ("crop", 0.875)}
-IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224}
+FITS: dict[str, tuple[Fit, float]] = {"classify": ("crop", 0.875), "embed": ("crop", 1.0)}
+IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224, "embed": 160}
 FORM_SIZES = {("ssd", "fpn"): 640}  # of forms that have another one than their task
 
 

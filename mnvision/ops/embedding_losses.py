@@ -101,15 +101,17 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor, *, margin: float) -> Te
     same, other = _relations(labels)
     # The root has no finite slope at 0.
     apart = F.relu(margin - squares.clamp(min=torch.finfo(squares.dtype).eps).sqrt()).square()
-    near, far = ((values * pairs).sum() / pairs.sum().clamp(min=1) for values, pairs in ((squares, same), (apart, other)))
+    near, far = (
+        (values * pairs).sum() / pairs.sum().clamp(min=1) for values, pairs in ((squares, same), (apart, other))
+    )
     return (near + far) / 2
 
 
 def margin_logits(cosines: Tensor, labels: Tensor, *, kind: Margin, scale: float, margin: float) -> Tensor:
     """Class logits from cosines, those of the right class lowered by a margin: float [B, K].
 
-    ``arcface``: ``scale * cos(angle + margin)`` (J. Deng et al., arXiv:1801.07698, equation 3); where the angle is above
-    pi - margin, and this cosine would rise again, ``scale * (cos(angle) - margin * sin(margin))``, which is below it.
+    ``arcface``: ``scale * cos(angle + margin)`` (J. Deng et al., arXiv:1801.07698, equation 3); where the angle is
+    above pi - margin, and this would rise again, ``scale * (cos(angle) - margin * sin(margin))``, which is below it.
     ``cosface``: ``scale * (cos(angle) - margin)`` (H. Wang et al., arXiv:1801.09414, equation 4).
 
     Args:
