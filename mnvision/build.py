@@ -26,6 +26,7 @@ from mnvision.hardware import choose_precision, count_processes, keep_freed_memo
 from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model, resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
+from mnvision.models.embedding_objective import WITHIN_BATCH
 from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS
 from mnvision.schema_data import IDENTITIES, LABELLED
 from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint
@@ -116,6 +117,8 @@ def build_data(
     if options["name"] in (*LABELLED, *IDENTITIES):
         known = set(inspect.signature(ClassDataModule).parameters)
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
+        if "per_identity" in own and own["per_identity"] is None and cfg["task"].get("loss") in WITHIN_BATCH:
+            own["per_identity"] = 4  # such losses need pictures of the same identity in a batch
         module = CLASS_DATA.get(options["name"], ClassDataModule)
         return module(
             **options,

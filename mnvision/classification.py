@@ -77,7 +77,7 @@ def write_pictures(
     places = np.linspace(0, len(results) - 1, min(count, len(results))).round().astype(int)
     written = []
     for row in [results[place] for place in np.unique(places).tolist()]:
-        image = _pixels(dataset, row["image_id"])
+        image = pixels_of(dataset, row["image_id"])
         if image is None:
             continue
         best = row["classes"][0] if row["classes"] else None
@@ -89,7 +89,7 @@ def write_pictures(
     files = {row["image_id"]: row["file"] for row in results}
     images, texts = [], []
     for mistake in metric.mistakes(MISTAKES) if count else []:
-        image = _pixels(dataset, mistake.image_id)
+        image = pixels_of(dataset, mistake.image_id)
         if image is not None:
             images.append(image)
             lines = captions(classes[mistake.prediction], mistake.probability, truth=classes[mistake.truth])
@@ -120,7 +120,9 @@ def entry(found: Found, *, spec: ModelSpec) -> dict[str, Any]:
     return {"classes": named}
 
 
-def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
+def write_entries(
+    entries: Sequence[dict[str, Any]], found: Sequence[Found], folder: Path, *, model: TaskModel, cfg: Mapping[str, Any]
+) -> str:
     """Write ``predictions.csv``: a line a picture, its classes and their probabilities from the best on."""
     most = max((len(picture["classes"]) for picture in entries), default=0)
     rows = [["file", *(title for rank in range(1, most + 1) for title in (f"label_{rank}", f"probability_{rank}"))]]
@@ -136,7 +138,7 @@ def _name(file: str) -> Caption:
     return Caption(PurePath(file).name)
 
 
-def _pixels(dataset: Any, index: int) -> np.ndarray | None:
+def pixels_of(dataset: Any, index: int) -> np.ndarray | None:
     """A picture of a split as it is; None, with a warning, where it cannot be read: the numbers are there already."""
     try:
         return dataset.picture(index).pixels()

@@ -114,7 +114,14 @@ def entry(found: Detections, *, spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def write_entries(entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
+def write_entries(
+    entries: Sequence[dict[str, Any]],
+    found: Sequence[Detections],
+    folder: Path,
+    *,
+    model: TaskModel,
+    cfg: Mapping[str, Any],
+) -> str:
     """Nothing more than the JSON file."""
     count = sum(len(picture["detections"]) for picture in entries)
     hint = "" if count else "; lower score_threshold shows weaker ones"

@@ -1,4 +1,4 @@
-"""Kinds of tasks: what the commands do differently for detectors and for classifiers."""
+"""Kinds of tasks: what the commands do differently for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnvision import classification, detection
+from mnvision import classification, detection, embedding
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
@@ -48,18 +48,26 @@ class Kind(Protocol):
     def predict(self, model: Any, images: Sequence[np.ndarray], *, cfg: Mapping[str, Any]) -> Sequence[Any]:
         """What is found in pictures uint8 [H, W, 3]: one result each."""
 
-    def draw(self, image: np.ndarray, found: Any, *, spec: ModelSpec) -> np.ndarray:
-        """A picture with its result on it."""
+    def draw(self, image: np.ndarray, found: Any, *, spec: ModelSpec) -> np.ndarray | None:
+        """A picture with its result on it; None where it cannot be seen."""
 
     def entry(self, found: Any, *, spec: ModelSpec) -> dict[str, Any]:
         """A result as plain values."""
 
-    def write_entries(self, entries: Sequence[Mapping[str, Any]], folder: Path) -> str:
-        """Write further forms of ``predictions.json``; returns what was found, in words."""
+    def write_entries(
+        self,
+        entries: Sequence[dict[str, Any]],
+        found: Sequence[Any],
+        folder: Path,
+        *,
+        model: TaskModel,
+        cfg: Mapping[str, Any],
+    ) -> str:
+        """Write other forms than ``predictions.json``, whose entries may be completed; returns what was found."""
 
 
 # By the task of the model.
-KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection, "classify": classification}
+KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection, "classify": classification, "embed": embedding}
 
 
 def kind_of(model: TaskModel, *, command: str) -> Kind:

@@ -59,21 +59,24 @@ def predict(cfg: dict[str, Any]) -> list[dict[str, Any]]:
     logger.info("%s", model_line(model, precision="32"))
     names = dict(zip(pictures, annotated_names(pictures), strict=True))
     entries: list[dict[str, Any]] = []
+    found: list[Any] = []
     failures: list[str] = []
     started = time.perf_counter()
     for batch in _batches(pictures, size=cfg["batch_size"], failures=failures):
         results = kind.predict(fast, [image for _, image in batch], cfg=cfg)
         for (path, image), result in zip(batch, results, strict=True):
-            annotated = folder / "pictures" / names[path]
-            write_picture(annotated, kind.draw(image, result, spec=model.spec))
-            size = {"height": image.shape[0], "width": image.shape[1]}
-            entries.append(
-                {"file": str(path), "annotated": annotated.name, **size, **kind.entry(result, spec=model.spec)}
-            )
+            entry: dict[str, Any] = {"file": str(path)}
+            drawn = kind.draw(image, result, spec=model.spec)
+            if drawn is not None:
+                write_picture(folder / "pictures" / names[path], drawn)
+                entry["annotated"] = names[path]
+            entry |= {"height": image.shape[0], "width": image.shape[1]}
+            entries.append(entry | kind.entry(result, spec=model.spec))
+            found.append(result)
     seconds = time.perf_counter() - started
+    said = kind.write_entries(entries, found, folder, model=model, cfg=cfg)
     write_text(folder / "predictions.json", json.dumps(entries, indent=1))
-    found = kind.write_entries(entries, folder)
-    logger.info("%s, %.1f pictures a second", found, len(entries) / seconds)
+    logger.info("%s, %.1f pictures a second", said, len(entries) / seconds)
     logger.info("written: %s", folder)
     if failures:
         reasons = "\n".join(f"  {reason}" for reason in failures)

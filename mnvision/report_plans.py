@@ -163,3 +163,58 @@ CLASSIFICATION = ReportPlan(
         Sheet("calibration.png", "Calibration", "Bars below the diagonal: the network is surer than it should be."),
     ),
 )
+
+EMBEDDING = ReportPlan(
+    figures=(
+        BigNumber("accuracy", "pairs", "told right"),
+        BigNumber("auc", "AUC", "same and different"),
+        BigNumber("val_at_far_1e-3", "VAL", "at FAR 1e-3"),
+        BigNumber("rank1", "rank-1", "nearest picture"),
+    ),
+    charts=(
+        _LOSS,
+        Chart(
+            "Verification",
+            (
+                Curve("pairs", "c1", "val/accuracy", "pairs told right"),
+                Curve("AUC", "c2", "val/auc", "AUC"),
+            ),
+            least=0.05,
+            best="AUC",
+        ),
+    ),
+    tables=(
+        NumberTable(
+            ("Verification", "what it is", "value"),
+            (
+                ("accuracy", "accuracy", "pairs told right, mean over the folds"),
+                ("accuracy_std", "", "its standard deviation over the folds"),
+                ("auc", "AUC", "area under the ROC curve"),
+                ("eer", "EER", "where as many same pairs are refused as others accepted"),
+                ("val_at_far_1e-3", "VAL", "same pairs accepted at a false accept rate of 1e-3"),
+                ("val_at_far_1e-4", "VAL", "at 1e-4; where a fold has hundreds of pairs, this hangs on one or two"),
+                ("threshold", "threshold", "squared distance below which a pair is called same"),
+            ),
+        ),
+        NumberTable(
+            ("Identification", "what it is", "value"),
+            (
+                ("rank1", "rank-1", "pictures whose nearest other one is of their identity"),
+                ("map", "mAP", "mean average precision of the nearest ones"),
+            ),
+        ),
+    ),
+    bars="Pairs told right by fold",
+    bar="accuracy",
+    tick="",
+    sheets=(
+        Sheet(
+            "neighbours.jpg",
+            "Nearest pictures",
+            "Each row begins with a picture; green is another one of its identity, red is not. Squared distances.",
+        ),
+        Sheet("pairs.jpg", "Worst pairs", "Told wrong, farthest from the threshold first; two pairs a row."),
+        Sheet("roc.png", "ROC curve", "Same pairs accepted by the share of different ones that is accepted with them."),
+        Sheet("distances.png", "Distances", "Of same and different pairs; left of the line a pair is called same."),
+    ),
+)

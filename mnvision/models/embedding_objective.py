@@ -15,6 +15,7 @@ from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
 
 EmbeddingLoss = Literal["arcface", "cosface", "triplet", "batch_hard", "contrastive", "none"]
+WITHIN_BATCH = ("triplet", "batch_hard", "contrastive")  # compare the pictures of a batch with each other
 # Margins where none is given: of an angle, of a cosine, of squared distances, of a distance.
 MARGINS = {"arcface": 0.5, "cosface": 0.35, "triplet": 0.2, "batch_hard": 0.2, "contrastive": 1.0}
 

@@ -43,12 +43,21 @@ def semi_hard_triplets(distances: Tensor, labels: Tensor, *, margin: float) -> T
         margin: In squared distance, above 0.
     """
     same, other = _relations(labels)
-    sorted_negatives, order = distances.masked_fill(~other, math.inf).sort(dim=1, stable=True)
-    places = torch.searchsorted(sorted_negatives, distances.contiguous(), right=True)  # the first that is farther
-    places = places.clamp(max=len(labels) - 1)
-    found = sorted_negatives.gather(1, places)
-    anchors, positives = (same & (found > distances) & (found < distances + margin)).nonzero(as_tuple=True)
-    return Triplets(anchors, positives, order.gather(1, places)[anchors, positives])
+    anchors, positives = same.nonzero(as_tuple=True)
+    if len(anchors) == 0:
+        return Triplets(anchors, positives, anchors)
+    near = distances[anchors, positives]
+    negatives, order = distances.masked_fill(~other, math.inf).sort(dim=1, stable=True)
+    # The pairs of each anchor side by side, [B, most], so that all rows are searched at once.
+    counts = same.sum(dim=1)
+    column = torch.arange(len(anchors), device=labels.device) - (counts.cumsum(0) - counts)[anchors]
+    wanted = distances.new_zeros(len(labels), int(counts.max()))
+    wanted[anchors, column] = near
+    place = torch.searchsorted(negatives, wanted, right=True)[anchors, column]  # of the first that is farther
+    place = place.clamp(max=len(labels) - 1)
+    far = negatives[anchors, place]
+    kept = (far > near) & (far < near + margin)
+    return Triplets(anchors[kept], positives[kept], order[anchors, place][kept])
 
 
 @torch.no_grad()
