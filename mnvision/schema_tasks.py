@@ -110,7 +110,7 @@ class Embed:
     fit: Literal["crop", "stretch"] | None
     crop_share: Share | None
     weights: Weights | None
-    embedding_size: Annotated[int, Limits(low=2)] | None
+    embedding_size: Annotated[int, Limits(low=0)]
     pooling: Literal["mean", "depthwise"]
     dropout: Fraction
     flip: bool

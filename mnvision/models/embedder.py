@@ -25,14 +25,14 @@ class Embedder(TaskModel):
         backbone: Any backbone; its last level is used.
         num_classes: Identities of the training; they have no part in the network, whose vectors also tell others apart.
         preprocessing: Input size, mean and standard deviation.
-        embedding_size: D; None: the pooled features are the embedding, without a layer of their own.
+        embedding_size: D; 0: the pooled features are the embedding, without a layer of their own.
         pooling: ``mean`` over the last map; or ``depthwise``: a filter of the map's size for each channel, which gives
             the cells of a face weights of their own (MobileFaceNets, arXiv:1804.07573, section 3.1).
         dropout: Share of the pooled features that training zeroes.
         flip: Let ``predict`` average a picture and its mirror image, which costs twice the time.
 
     Raises:
-        UserError: If ``embedding_size`` is below 2.
+        UserError: If ``embedding_size`` is 1 or negative.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Embedder(TaskModel):
         *,
         num_classes: int,
         preprocessing: Preprocessing,
-        embedding_size: int | None = 128,
+        embedding_size: int = 128,
         pooling: Pooling = "mean",
         dropout: float = 0.0,
         flip: bool = False,
     ) -> None:
         super().__init__(backbone, preprocessing=preprocessing)
-        if embedding_size is not None and embedding_size < 2:
-            raise UserError(f"task.embedding_size must be 2 or more, got {embedding_size}")
+        if embedding_size != 0 and embedding_size < 2:
+            raise UserError(f"task.embedding_size must be 2 or more, or 0 for the pooled features; got {embedding_size}")
         width, stride = backbone.levels[-1]
         self.embedding_size = embedding_size or width
         self.flip = flip
@@ -57,7 +57,7 @@ class Embedder(TaskModel):
             self.pooling = GlobalDepthwiseConv(width, side=-(-preprocessing.size // stride), backbone=backbone)
         self.dropout = nn.Dropout(dropout)
         self.embedding: nn.Module = nn.Identity()
-        if embedding_size is not None:
+        if embedding_size:
             self.embedding = ConvNormAct(width, embedding_size, kernel=1, options=backbone.options, activation="none")
             initialise(self.embedding)
 
