@@ -260,3 +260,55 @@ class LabelledPictures:
         """Some of the pictures, by index or by a mask [I]; the classes stay."""
         arrays = (None if array is None else array[rows] for array in (self.boxes, self.pixels))
         return LabelledPictures(self.file_names[rows], self.labels[rows], self.classes, *arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of pictures of a split, each of which shows the same thing twice or two different ones.
+
+    Attributes:
+        first: int64 [P], the place in the split of the one picture of each pair.
+        second: int64 [P], that of the other one.
+        same: bool [P], whether both show the same.
+        folds: int64 [P], 0..F-1: the parts of which each is tested with the threshold that the others choose. A number
+            may be left out: the pairs of LFW's fold 10 alone are those of fold 9.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+    folds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+    def take(self, rows: np.ndarray) -> Pairs:
+        """Some of the pairs, by index or by a mask [P]; their pictures and folds stay."""
+        return Pairs(self.first[rows], self.second[rows], self.same[rows], self.folds[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class PairedPictures(LabelledPictures):
+    """Pictures of a split whose labels are identities, and the pairs of them that verification is measured on.
+
+    Attributes:
+        pairs: None where there are none, as in a training split.
+    """
+
+    pairs: Pairs | None = None
+
+    def take(self, rows: np.ndarray) -> PairedPictures:
+        """Some of the pictures, by index or by a mask [I]; a pair stays where both of its pictures do.
+
+        A picture that is taken twice stands in the pairs with its first place.
+        """
+        chosen = np.arange(len(self))[rows]
+        taken = super().take(chosen)
+        pairs = None
+        if self.pairs is not None:
+            places = np.full(len(self), -1, dtype=np.int64)
+            places[chosen[::-1]] = np.arange(len(chosen))[::-1]
+            first, second = places[self.pairs.first], places[self.pairs.second]
+            moved = Pairs(first, second, self.pairs.same, self.pairs.folds)
+            pairs = moved.take((first >= 0) & (second >= 0))
+        return PairedPictures(taken.file_names, taken.labels, taken.classes, taken.boxes, taken.pixels, pairs)
