@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
+from mnvision.data.attribute_datamodule import AttributeDataModule
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.shard_datamodule import ShardDataModule
@@ -26,15 +27,18 @@ from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model, resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
 from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS
-from mnvision.schema_data import LABELLED
+from mnvision.schema_data import ATTRIBUTES, BOXES
 from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
-# The data modules of pictures with one class each, where it is not the common one.
-CLASS_DATA: dict[str, type[ClassDataModule]] = {"shards": ShardDataModule}
+# The data modules of pictures without boxes, where it is not the one of classes.
+CLASS_DATA: dict[str, type[ClassDataModule]] = {
+    "shards": ShardDataModule,
+    **dict.fromkeys(ATTRIBUTES, AttributeDataModule),
+}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -109,7 +113,7 @@ def build_data(
     options = dict(cfg["data"])
     for key in ("image_size", "crop_share", "mean", "std"):  # its wishes; ``preprocessing`` holds what was chosen
         options.pop(key, None)
-    if options["name"] in LABELLED:
+    if options["name"] not in BOXES:
         known = set(inspect.signature(ClassDataModule).parameters)
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
         module = CLASS_DATA.get(options["name"], ClassDataModule)

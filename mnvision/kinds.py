@@ -1,4 +1,4 @@
-"""Kinds of tasks: what the commands do differently for detectors and for classifiers."""
+"""Kinds of tasks: what the commands do differently for detectors, for classifiers and for attributes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnvision import classification, detection
+from mnvision import attributes, classification, detection
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
@@ -59,7 +59,12 @@ class Kind(Protocol):
 
 
 # By the task of the model.
-KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection, "classify": classification}
+KINDS: dict[str, Kind] = {
+    "ssd": detection,
+    "faster_rcnn": detection,
+    "classify": classification,
+    "attributes": attributes,
+}
 
 
 def kind_of(model: TaskModel, *, command: str) -> Kind:

@@ -84,8 +84,8 @@ class Shapes(CocoFiles):
 
 
 @dataclasses.dataclass
-class Labelled(Data):
-    """Keys of ``data`` where every picture has a class."""
+class Pictures(Data):
+    """Keys of ``data`` where something is known of a picture as a whole."""
 
     augment: Literal["none", "flip", "crop", "light", "strong"]
     crop_share: Share | None
@@ -93,13 +93,19 @@ class Labelled(Data):
     color: Annotated[float, Limits(low=0, high=2)] | None
     randaugment: Annotated[int, Limits(low=0, high=10)] | None
     erasing: Fraction | None
-    mixup: NotNegative
-    cutmix: NotNegative
-    balanced: bool
     mean: list[NotNegative] | None
     std: list[Positive] | None
     val_share: Share
     split_seed: Natural
+
+
+@dataclasses.dataclass
+class Labelled(Pictures):
+    """Keys of ``data`` where every picture has a class."""
+
+    mixup: NotNegative
+    cutmix: NotNegative
+    balanced: bool
 
 
 @dataclasses.dataclass
@@ -165,6 +171,31 @@ class Shards(Labelled):
     keep_shards: bool
 
 
+@dataclasses.dataclass
+class DrawnFaces(Pictures):
+    """Keys of ``data`` where its pictures are faces that mnvision draws."""
+
+    root: FilePath | None  # type: ignore[assignment]
+    seed: Natural
+    train_identities: Count
+    val_identities: Count
+    pictures: Annotated[int, Limits(low=2)]
+
+
+@dataclasses.dataclass
+class AttributeList(Pictures):
+    """Keys of ``data`` where its name is ``attribute_list``."""
+
+    images: FilePath
+    train: FilePath
+    val: FilePath | None
+    test: FilePath | None
+    file_column: Annotated[str, "the name of a column"]
+    split_column: Annotated[str, "the name of a column"] | None
+    group_column: Annotated[str, "the name of a column"] | None
+    minus_one: Literal["no", "unknown"] | None
+
+
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
 LABELLED: dict[str, type] = {
     "shape_crops": ShapeCrops,
@@ -176,6 +207,18 @@ LABELLED: dict[str, type] = {
     "cifar100": Cifar,
     "shards": Shards,
 }
-DATA = {**BOXES, **LABELLED}
+ATTRIBUTES: dict[str, type] = {
+    "drawn_attributes": DrawnFaces,
+    "celeba": Pictures,
+    "attribute_list": AttributeList,
+    "utkface": Pictures,
+}
+DATA = {**BOXES, **LABELLED, **ATTRIBUTES}
 # What the data have to be for each task.
-DATA_OF_TASK = {"ssd": BOXES, "faster_rcnn": BOXES, "classify": LABELLED, "distill": LABELLED}
+DATA_OF_TASK = {
+    "ssd": BOXES,
+    "faster_rcnn": BOXES,
+    "classify": LABELLED,
+    "distill": LABELLED,
+    "attributes": ATTRIBUTES,
+}

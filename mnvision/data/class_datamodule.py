@@ -26,6 +26,7 @@ from mnvision.types import LabelledPictures, Preprocessing
 log = logging.getLogger(__name__)
 
 SHAPE_MARGIN = 0.1  # of shape_crops
+GENERATED = ("shape_crops", "drawn_attributes")  # data sets that need no root
 
 
 class ClassDataModule(PictureDataModule):
@@ -87,7 +88,7 @@ class ClassDataModule(PictureDataModule):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(preprocessing=preprocessing)
-        if root is None and name != "shape_crops":
+        if root is None and name not in GENERATED:
             raise UserError(
                 f"data.root is not set. Expected the folder of the data set {name!r}; give data.root=FOLDER"
             )

@@ -147,7 +147,7 @@ def draw_face(person: Identity, shot: Shot, rng: np.random.Generator) -> np.ndar
     light = light.astype(np.float32)
     image *= cv2.merge([light * np.float32(share) for share in tint])
     if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
+        cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9), dst=image)
     return np.clip(image + cv2.merge([grain.astype(np.float32)] * 3), 0, 255).astype(np.uint8)
 
 
