@@ -155,7 +155,10 @@ BAD = [
     ({"weights": "x"}, ["weights: unknown key; did you mean task.weights or backbone.weights?"]),
     ({"typo": 1}, ["typo: unknown key"]),
     ({"data._target_": "os.system"}, ["data._target_: unknown key; did you mean optimizer._target_?"]),
-    ({"task.name": "sdd"}, ["task.name: expected ssd, faster_rcnn, classify, distill or attributes, got 'sdd'; did you mean ssd?"]),
+    (
+        {"task.name": "sdd"},
+        ["task.name: expected ssd, faster_rcnn, classify, distill or attributes, got 'sdd'; did you mean ssd?"],
+    ),
     ({"task.name": ["ssd"]}, ["task.name: expected ssd, faster_rcnn, classify, distill or attributes, got ['ssd']"]),
     ({"scheduler.name": "poly"}, ["scheduler.name: expected cosine, exponential, multistep or constant, got 'poly'"]),
     ({"trainer.name": "x"}, ["trainer.name: unknown key"]),
