@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
+from mnvision.data.attribute_datamodule import AttributeDataModule
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.identity_datamodule import IdentityDataModule
@@ -25,19 +26,20 @@ from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
 from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model, resolve_preprocessing
-from mnvision.module import MakeOptimizer, Schedule
 from mnvision.models.embedding_objective import WITHIN_BATCH
+from mnvision.module import MakeOptimizer, Schedule
 from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS
-from mnvision.schema_data import IDENTITIES, LABELLED
+from mnvision.schema_data import ATTRIBUTES, BOXES, IDENTITIES
 from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
-# The data modules of pictures with one class each, where it is not the common one.
+# The data modules of pictures without boxes, where it is not the one of classes.
 CLASS_DATA: dict[str, type[ClassDataModule]] = {
     "shards": ShardDataModule,
+    **dict.fromkeys(ATTRIBUTES, AttributeDataModule),
     **dict.fromkeys(IDENTITIES, IdentityDataModule),
 }
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -114,7 +116,7 @@ def build_data(
     options = dict(cfg["data"])
     for key in ("image_size", "crop_share", "mean", "std"):  # its wishes; ``preprocessing`` holds what was chosen
         options.pop(key, None)
-    if options["name"] in (*LABELLED, *IDENTITIES):
+    if options["name"] not in BOXES:
         known = set(inspect.signature(ClassDataModule).parameters)
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
         if "per_identity" in own and own["per_identity"] is None and cfg["task"].get("loss") in WITHIN_BATCH:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnvision.errors import ConfigError, Problem, UserError, did_you_mean, problem_list
 from mnvision.ops.resolution import input_size, stride_of
 from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, fields
-from mnvision.schema_data import DATA_OF_TASK
+from mnvision.schema_data import BOXES, DATA_OF_TASK
 from mnvision.value_types import accepts, choices, describe
 
 # Of each task the number that is largest for the best checkpoint.
@@ -27,6 +27,7 @@ MONITOR = {
     "classify": "val/top1",
     "distill": "val/top1",
     "embed": "val/auc",
+    "attributes": "val/mean_ap",
 }
 OPTIMIZERS = ("torch.optim.",)
 
@@ -218,7 +219,7 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
         except UserError as error:
             yield "backbone.rho" if sizes[2] != 1 else "task.image_size" if sizes[0] else "data.image_size", str(error)
     shrinking = right("task.name", "trainer.progressive_rho")
-    if shrinking and shrinking[1] and shrinking[0] not in ("classify", "distill"):
+    if shrinking and shrinking[1] and DATA_OF_TASK[shrinking[0]] is BOXES:
         yield "trainer.progressive_rho", f"task={shrinking[0]} has boxes that would not shrink along; leave it null"
     if (root := right("data.root")) and "://" in str(root[0]):
         yield "data.root", f"expected a folder, got {root[0]}; shards behind a URL are given as data.train and data.val"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,18 +50,18 @@ def make_metric(pictures: PairedPictures) -> EmbeddingMetric:
 def summary(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> str:
     """The numbers, each with what it is; and how few different pairs the smallest rates rest on."""
     told = max(map(len, _MEANINGS.values()))
-    lines = [
-        f"{name:<16} {meaning:<{told}} {numbers[name]:>8.4f}" if numbers[name] >= 0 else f"{name:<16} {meaning:<{told}} -"
-        for name, meaning in _MEANINGS.items()
-        if name in numbers
-    ]
-    pairs = metric.truth.pairs
+    lines = []
+    for name, meaning in _MEANINGS.items():
+        if name in numbers:
+            value = f"{numbers[name]:.4f}" if numbers[name] >= 0 else "-"
+            lines.append(f"{name:<16} {meaning:<{told}} {value:>8}")
+    pairs = metric.pairs
     if pairs is not None and len(pairs):
         other = int((~pairs.same).sum())
         fewest = int(np.bincount(pairs.folds[~pairs.same]).max(initial=0))
         lines.append(
-            f"{len(pairs):,} pairs, {other:,} of them of two identities, up to {fewest:,} in a fold: one such pair is a "
-            f"rate of {1 / max(1, fewest):.1e}, so that the rates at 1e-3 and 1e-4 hang on very few"
+            f"{len(pairs):,} pairs, {other:,} of them of two identities, up to {fewest:,} in a fold: there, one pair is "
+            f"a rate of {1 / max(1, fewest):.1e}, so that what is accepted at 1e-3 and 1e-4 hangs on very few"
         )
     return "\n".join(lines)
 
@@ -93,8 +93,8 @@ def write_pictures(
         distances = 2 - 2 * embeddings @ embeddings[row]
         distances[row] = -1  # itself comes first
         nearest = np.argsort(distances, kind="stable")[: NEIGHBOURS + 1]
-        found = [pixels_of(dataset, int(ids[place])) for place in nearest]
-        if any(image is None for image in found):
+        found = [image for place in nearest if (image := pixels_of(dataset, int(ids[place]))) is not None]
+        if len(found) < len(nearest):
             continue
         images += found
         for place in nearest.tolist():
@@ -108,13 +108,14 @@ def write_pictures(
         write_picture(written[-1], mistakes_sheet(images, texts, columns=NEIGHBOURS + 1, cell=200))
     images, texts = [], []
     for pair in metric.hardest_pairs(SHOWN_PAIRS) if count else []:
-        both = [pixels_of(dataset, place) for place in (pair.first, pair.second)]
-        if any(image is None for image in both):
+        places = (pair.first, pair.second)
+        found = [image for place in places if (image := pixels_of(dataset, place)) is not None]
+        if len(found) < 2:
             continue
-        images += both
+        images += found
         verdict = Caption("taken for two" if pair.same else "taken for one", f"{pair.distance:.2f}", WRONG)
-        names = [_identity(metric, int(metric.truth.labels[place])) for place in (pair.first, pair.second)]
-        texts += [[Caption(names[0]), verdict], [Caption(names[1]), Caption(PurePath(metric.truth.file_name(pair.second)).name)]]
+        names = [Caption(_identity(metric, int(metric.truth.labels[place]))) for place in places]
+        texts += [[names[0], verdict], [names[1], Caption("")]]
     if images:
         written.append(folder / "pairs.jpg")
         write_picture(written[-1], mistakes_sheet(images, texts, columns=4, cell=224))
@@ -136,7 +137,12 @@ def entry(found: Tensor, *, spec: ModelSpec) -> dict[str, Any]:
 
 
 def write_entries(
-    entries: Sequence[dict[str, Any]], found: Sequence[Tensor], folder: Path, *, model: TaskModel, cfg: Mapping[str, Any]
+    entries: Sequence[dict[str, Any]],
+    found: Sequence[Tensor],
+    folder: Path,
+    *,
+    model: TaskModel,
+    cfg: Mapping[str, Any],
 ) -> str:
     """Write the index, ``index/``, and name in each entry the ``top_k`` nearest other pictures."""
     embeddings = np.stack([one.numpy() for one in found]) if len(found) else np.zeros((0, 1), np.float32)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnvision import classification, detection, embedding
+from mnvision import attributes, classification, detection, embedding
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
@@ -67,7 +67,13 @@ class Kind(Protocol):
 
 
 # By the task of the model.
-KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection, "classify": classification, "embed": embedding}
+KINDS: dict[str, Kind] = {
+    "ssd": detection,
+    "faster_rcnn": detection,
+    "classify": classification,
+    "embed": embedding,
+    "attributes": attributes,
+}
 
 
 def kind_of(model: TaskModel, *, command: str) -> Kind:

@@ -14,6 +14,8 @@ from mnvision.checkpoint import model_from_checkpoint, read_checkpoint
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.errors import UserError
 from mnvision.hardware import choose_device
+from mnvision.models.attribute_objective import AttributeObjective, positive_weights
+from mnvision.models.attributes import AttributeNetwork
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.class_objective import ClassObjective, balanced_weights
 from mnvision.models.classifier import Classifier
@@ -34,41 +36,44 @@ _TEACHER = (
 )
 _DISTILL = (*_TEACHER, "temperature", "weight", "feature_weight", "embedding_weight", "use_labels", "cache_teacher")
 # Keys of a task that its training asks for and its network does not know.
-_EMBED = ("loss", "scale", "margin", "teacher", "teacher_weight", "relation_weight")
-OBJECTIVE_KEYS = {"classify": _CLASSIFY, "distill": (*_CLASSIFY, *_DISTILL), "embed": _EMBED}
+OBJECTIVE_KEYS = {
+    "classify": _CLASSIFY,
+    "distill": (*_CLASSIFY, *_DISTILL),
+    "embed": ("loss", "scale", "margin", "teacher", "teacher_weight", "relation_weight"),
+    "attributes": ("positive_weights", "teacher", "weight", "use_labels"),
+}
 # The task of the network that a task trains, where it has another name.
 NETWORKS = {"distill": "classify"}
 
 
 def build_teacher(cfg: Config) -> Teacher | Embedder | None:
-    """The teacher of ``task=distill``, or one that another task is given; else None.
+    """The teacher of ``task=distill``, or of another task that is given one; else None.
 
     Raises:
-        UserError: If there is none, it is of another kind, or its outputs cannot be kept as the user asks for.
+        UserError: If there is none, it is no such network, or its outputs cannot be kept as the user asks for.
     """
     task = cfg["task"]
-    if task["name"] == "embed" and task["teacher"] is not None:
-        saved = read_checkpoint(task["teacher"], key="task.teacher")
-        embedder = model_from_checkpoint(saved, path=task["teacher"], key="task.teacher")
-        if not isinstance(embedder, Embedder):
-            raise UserError(
-                f"task.teacher: {task['teacher']} holds a model of task {embedder.spec.task}, expected an embedder"
-            )
-        return embedder.eval()
+    if task["name"] in ("embed", "attributes") and task["teacher"]:
+        return _saved_teacher(task["teacher"], task=task["name"])
     if task["name"] != "distill":
         return None
     if task["cache_teacher"]:
         _check_kept(cfg)
     given, backbone = task["teacher"], task["teacher_backbone"]
     if backbone is None:
-        saved = read_checkpoint(given, key="task.teacher")
-        teacher = model_from_checkpoint(saved, path=given, key="task.teacher")
-    elif task["teacher_library"] == "timm":
+        return _saved_teacher(given, task="classify")
+    if task["teacher_library"] == "timm":
         return _timm_teacher(backbone, given, classes=task["teacher_classes"])
-    else:
-        teacher = _own_teacher(task)
-    if not isinstance(teacher, Classifier):
-        raise UserError(f"task.teacher: {given} holds a model of task {teacher.spec.task}, expected a classifier")
+    return _announced(_own_teacher(task))
+
+
+def _saved_teacher(path: str, *, task: str) -> Any:
+    """The network of a checkpoint, which has to be of a task."""
+    saved = read_checkpoint(path, key="task.teacher")
+    return _announced(model_from_checkpoint(saved, path=path, key="task.teacher", task=task))
+
+
+def _announced(teacher: TaskModel) -> Any:
     name = teacher.spec.backbone_options["name"]
     logger.info("teacher: %s at %d pixels, %d classes", name, teacher.preprocessing.size, len(teacher.spec.classes))
     return teacher.eval()
@@ -159,6 +164,14 @@ def build_objective(
             teacher=teacher if isinstance(teacher, Embedder) else None,
             teacher_weight=task["teacher_weight"],
             relation_weight=task["relation_weight"],
+        )
+    if isinstance(model, AttributeNetwork):
+        return AttributeObjective(
+            model,
+            positive_weights=positive_weights(data.counts) if task["positive_weights"] == "balanced" else None,
+            teacher=teacher if isinstance(teacher, AttributeNetwork) else None,
+            weight=task["weight"],
+            use_labels=task["use_labels"],
         )
     hard = ClassObjective(
         model,

@@ -188,10 +188,11 @@ def teacher_line(task: Mapping[str, Any]) -> str:
             "no identities" if task["loss"] == "none" else f"beside {task['loss']} of the identities",
         ]
         return f"{task['teacher']}: {', '.join(filter(None, embedding))}"
+    said = f"classes at temperature {task['temperature']:g}" if "temperature" in task else task["name"]
     parts = [
-        f"classes at temperature {task['temperature']:g}, weight {task['weight']:g}" if task["weight"] else "",
-        f"maps, weight {task['feature_weight']:g}" if task["feature_weight"] else "",
-        f"embeddings, weight {task['embedding_weight']:g}" if task["embedding_weight"] else "",
+        f"{said}, weight {task['weight']:g}" if task["weight"] else "",
+        f"maps, weight {task['feature_weight']:g}" if task.get("feature_weight") else "",
+        f"embeddings, weight {task['embedding_weight']:g}" if task.get("embedding_weight") else "",
         f"beside the labels, weight {1 - task['weight']:g}" if task["use_labels"] else "no labels",
     ]
     return f"{task['teacher']}: {', '.join(filter(None, parts))}"

@@ -18,7 +18,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mnvision.errors import UserError, did_you_mean
 from mnvision.paths import PATH_KEYS
-from mnvision.schema_data import DATA, LABELLED
+from mnvision.schema_data import BOXES, DATA, DATA_OF_TASK
 
 SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
@@ -81,8 +81,9 @@ def recalled_groups(overrides: Sequence[str], *, command: str) -> list[str]:
         return []
     if name not in DATA:
         return []
-    # Of a distilled student, too: its teacher is no part of the checkpoint.
-    task = ["task=classify"] if name in LABELLED else []
+    # The first task of such data, of a distilled student, too: its teacher is no part of the checkpoint.
+    fitting = [task for task, names in DATA_OF_TASK.items() if name in names]
+    task = [] if name in BOXES else [f"task={fitting[0]}"]
     # Without a root such a section is not complete; all its other keys are recalled later.
     place = [] if root is None or "data.root" in words else [f"++data.root={quote(str(root))}"]
     return [*task, f"data={name}", *place]

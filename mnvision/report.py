@@ -248,7 +248,7 @@ def _tables(numbers: Mapping[str, float], plan: ReportPlan) -> str:
         shown.update(name for name, *_ in known)
         if known:
             tables.append(_table(heads, ((*cells, _number(numbers[name])) for name, *cells in known)))
-    shown.update(name for name in numbers if name.startswith("top1/"))  # the bars show them
+    shown.update(name for name in numbers if name.startswith(("top1/", "ap/")))  # the bars show them
     others = {name: _number(value) for name, value in numbers.items() if name not in shown}
     if not tables:
         return _section("Numbers", _table(("Number", "value"), others.items())) if others else ""

@@ -218,3 +218,38 @@ EMBEDDING = ReportPlan(
         Sheet("distances.png", "Distances", "Of same and different pairs; left of the line a pair is called same."),
     ),
 )
+
+ATTRIBUTES = ReportPlan(
+    figures=(
+        BigNumber("mean_ap", "mean AP", "over the attributes"),
+        BigNumber("balanced_accuracy", "balanced accuracy", "at 0.5"),
+        BigNumber("cross_entropy", "cross-entropy", "over the attributes"),
+    ),
+    charts=(
+        _LOSS,
+        Chart(
+            "Mean over the attributes",
+            (
+                Curve("mean AP", "c1", "val/mean_ap", "mean AP"),
+                Curve("balanced", "c2", "val/balanced_accuracy", "balanced accuracy"),
+            ),
+            least=0.05,
+            best="mean AP",
+        ),
+    ),
+    tables=(
+        NumberTable(
+            ("Mean over the attributes", "what it is", "value"),
+            (
+                ("mean_ap", "mean AP", "area under the steps of precision by recall"),
+                ("balanced_accuracy", "balanced accuracy", "mean of the right shares of present and absent, at 0.5"),
+                ("cross_entropy", "cross-entropy", "binary, of the values that are known"),
+            ),
+        ),
+    ),
+    bars="Average precision by attribute",
+    bar="AP",
+    tick="AP of a constant answer",
+    pictures_note="Under each picture: green was found and is there; red was found and is not there, or was missed.",
+    sheets=(Sheet("mistakes.jpg", "Worst mistakes", "The wrong answers that the network was surest of."),),
+)

@@ -84,8 +84,8 @@ class Shapes(CocoFiles):
 
 
 @dataclasses.dataclass
-class Whole(Data):
-    """Keys of ``data`` where what is learnt is of a whole picture."""
+class Pictures(Data):
+    """Keys of ``data`` where something is known of a picture as a whole."""
 
     augment: Literal["none", "flip", "crop", "light", "strong"]
     crop_share: Share | None
@@ -100,7 +100,7 @@ class Whole(Data):
 
 
 @dataclasses.dataclass
-class Labelled(Whole):
+class Labelled(Pictures):
     """Keys of ``data`` where every picture has a class."""
 
     mixup: NotNegative
@@ -172,7 +172,7 @@ class Shards(Labelled):
 
 
 @dataclasses.dataclass
-class Identities(Whole):
+class Identities(Pictures):
     """Keys of ``data`` where pictures are of identities, and measured by pairs."""
 
     per_identity: Annotated[int, Limits(low=2)] | None
@@ -221,6 +221,31 @@ class LFW(Identities):
     test_folds: list[Annotated[int, Limits(low=1, high=10)]] | None
 
 
+@dataclasses.dataclass
+class DrawnAttributes(Pictures):
+    """Keys of ``data`` where its pictures are faces that mnvision draws."""
+
+    root: FilePath | None  # type: ignore[assignment]
+    seed: Natural
+    train_identities: Count
+    val_identities: Count
+    pictures: Annotated[int, Limits(low=2)]
+
+
+@dataclasses.dataclass
+class AttributeList(Pictures):
+    """Keys of ``data`` where its name is ``attribute_list``."""
+
+    images: FilePath
+    train: FilePath
+    val: FilePath | None
+    test: FilePath | None
+    file_column: Annotated[str, "the name of a column"]
+    split_column: Annotated[str, "the name of a column"] | None
+    group_column: Annotated[str, "the name of a column"] | None
+    minus_one: Literal["no", "unknown"] | None
+
+
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
 LABELLED: dict[str, type] = {
     "shape_crops": ShapeCrops,
@@ -233,6 +258,19 @@ LABELLED: dict[str, type] = {
     "shards": Shards,
 }
 IDENTITIES: dict[str, type] = {"faces": Faces, "drawn_faces": DrawnFaces, "identity_list": IdentityList, "lfw": LFW}
-DATA = {**BOXES, **LABELLED, **IDENTITIES}
+ATTRIBUTES: dict[str, type] = {
+    "drawn_attributes": DrawnAttributes,
+    "celeba": Pictures,
+    "attribute_list": AttributeList,
+    "utkface": Pictures,
+}
+DATA = {**BOXES, **LABELLED, **IDENTITIES, **ATTRIBUTES}
 # What the data have to be for each task.
-DATA_OF_TASK = {"ssd": BOXES, "faster_rcnn": BOXES, "classify": LABELLED, "distill": LABELLED, "embed": IDENTITIES}
+DATA_OF_TASK = {
+    "ssd": BOXES,
+    "faster_rcnn": BOXES,
+    "classify": LABELLED,
+    "distill": LABELLED,
+    "embed": IDENTITIES,
+    "attributes": ATTRIBUTES,
+}

@@ -122,10 +122,27 @@ class Embed:
     relation_weight: NotNegative
 
 
+@dataclasses.dataclass
+class Attributes:
+    """Keys of ``task`` where its name is ``attributes``."""
+
+    name: str
+    image_size: SmallPixels | None
+    fit: Literal["crop", "stretch"] | None
+    crop_share: Share | None
+    weights: Weights | None
+    dropout: Fraction | None
+    positive_weights: Literal["none", "balanced"]
+    teacher: Annotated[str, "a checkpoint of task=attributes"] | None
+    weight: Share
+    use_labels: bool
+
+
 TASKS: dict[str, type] = {
     "ssd": SSD,
     "faster_rcnn": FasterRCNN,
     "classify": Classify,
     "distill": Distill,
     "embed": Embed,
+    "attributes": Attributes,
 }

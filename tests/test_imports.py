@@ -57,7 +57,7 @@ LAYERS = [
         "side_by_side",
     },
     {"teacher_cache"},
-    {"module", "recall", "detection", "classification"},
+    {"module", "recall", "detection", "classification", "attributes"},
     {"kinds", "objectives"},
     {"build", "measuring"},
     {"run", "predicting", "costs", "tables", "sharding"},

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 GENERATED = ("shape_crops", "drawn_faces")  # data sets that need no folder of the user's
 SHAPE_MARGIN = 0.1  # of shape_crops
+GENERATED = ("shape_crops", "drawn_attributes")  # data sets that need no root
 
 
 class ClassDataModule(PictureDataModule):

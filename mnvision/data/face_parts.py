@@ -147,7 +147,7 @@ def draw_face(person: Identity, shot: Shot, rng: np.random.Generator) -> np.ndar
     light = light.astype(np.float32)
     image *= cv2.merge([light * np.float32(share) for share in tint])
     if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
+        cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9), dst=image)
     return np.clip(image + cv2.merge([grain.astype(np.float32)] * 3), 0, 255).astype(np.uint8)
 
 
@@ -191,7 +191,8 @@ class _Pen:
         self.fill(outline, person.skin)
         if person.beard:
             lower = outline[outline[:, 1] > 0.24]
-            self.fill(np.concatenate([lower, [[-0.3, 0.42], [0.3, 0.42]]]), 0.75 * person.hair)
+            top = person.mouth[0] + 0.1  # below the mouth, so that a moustache can be told from it
+            self.fill(np.concatenate([lower, [[-0.32, top], [0.32, top]]]), 0.75 * person.hair)
         for spot in person.freckles:
             self.fill(_ellipse(spot[0] + shot.yaw, spot[1], 0.02, 0.02), 0.72 * person.skin)
         self._features(person)

@@ -94,18 +94,23 @@ def check_pictures(pictures: LabelledPictures, *, folder: Path, source: Path) ->
     Raises:
         UserError: As said.
     """
-    count = len(pictures)
-    if not count:
-        raise UserError(
-            f"{source}: there is no picture. Expected at least one (JPEG, PNG, WebP, BMP, TIFF, PGM or PPM) in the"
-            " folder of each class; check data.root and data.classes"
-        )
     wrong = (pictures.labels < -1) | (pictures.labels >= len(pictures.classes))
     if wrong.any():
         i = int(np.argmax(wrong))
         raise UserError(
             f"{source}: the label of {pictures.file_name(i)} is {pictures.labels[i]}. Expected 0 to"
             f" {len(pictures.classes) - 1}, one of {len(pictures.classes)} classes; correct it or name all classes"
+        )
+    return check_files(pictures, folder=folder, source=source)
+
+
+def check_files(pictures: LabelledPictures, *, folder: Path, source: Path) -> LabelledPictures:
+    """Refuse a split without pictures, or without three of them that are looked for: see `check_pictures`."""
+    count = len(pictures)
+    if not count:
+        raise UserError(
+            f"{source}: there is no picture. Expected at least one (JPEG, PNG, WebP, BMP, TIFF, PGM or PPM) in the"
+            " folder of each class; check data.root and data.classes"
         )
     if pictures.pixels is None:
         for i in sorted({0, count // 2, count - 1}):

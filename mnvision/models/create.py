@@ -14,6 +14,7 @@ from mnvision.backbones.base import family_options
 from mnvision.backbones.layouts import HEAD_OPTIONS
 from mnvision.backbones.weights import Weights, load_weights, read_weights
 from mnvision.errors import UserError, did_you_mean
+from mnvision.models.attributes import AttributeNetwork
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.models.embedder import Embedder
@@ -31,10 +32,15 @@ TASKS: dict[str, Callable[..., TaskModel]] = {
     "faster_rcnn": FasterRCNN,
     "classify": Classifier,
     "embed": Embedder,
+    "attributes": AttributeNetwork,
 }
 # How a picture is fitted to the input, and how much of it is shown, where it is not stretched whole.
-FITS: dict[str, tuple[Fit, float]] = {"classify": ("crop", 0.875), "embed": ("crop", 1.0)}
-IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224, "embed": 160}
+FITS: dict[str, tuple[Fit, float]] = {
+    "classify": ("crop", 0.875),
+    "embed": ("crop", 1.0),
+    "attributes": ("crop", 1.0),
+}
+IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224, "embed": 160, "attributes": 224}
 FORM_SIZES = {("ssd", "fpn"): 640}  # of forms that have another one than their task
 
 
@@ -92,7 +98,7 @@ def create_model(
         preferred_size: The side that suits the data.
         preferred_share: The ``crop_share`` that suits the data.
         fit: How a picture is fitted to the input, see ``Preprocessing``; by default as ``weights``, else the task's own
-            (``crop`` for classify, else ``stretch``).
+            (``crop`` for classify and attributes, else ``stretch``).
         crop_share: How much of it is shown; likewise (0.875 for classify, else 1).
         mean: Of the pixels 0..255 by channel, where no weights say which they were trained with; 127.5 by default.
         std: Likewise.

@@ -48,7 +48,9 @@ class Embedder(TaskModel):
     ) -> None:
         super().__init__(backbone, preprocessing=preprocessing)
         if embedding_size != 0 and embedding_size < 2:
-            raise UserError(f"task.embedding_size must be 2 or more, or 0 for the pooled features; got {embedding_size}")
+            raise UserError(
+                f"task.embedding_size must be 2 or more, or 0 for the pooled features; got {embedding_size}"
+            )
         width, stride = backbone.levels[-1]
         self.embedding_size = embedding_size or width
         self.flip = flip

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mnvision.errors import UserError
 from mnvision.models.embedder import Embedder
-from mnvision.ops.embedding_losses import contrastive_loss, margin_logits, relation_loss, triplet_loss
+from mnvision.ops.embedding_losses import Mining, contrastive_loss, margin_logits, relation_loss, triplet_loss
 from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
 
@@ -64,7 +64,7 @@ class EmbeddingObjective(nn.Module):
             )
         # In tuples, so that they are not registered here.
         self._model = (model,)
-        self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)
+        self._teacher: tuple[Embedder, ...] = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self.loss, self.scale = loss, scale
         self.margin = MARGINS.get(loss, 0.0) if margin is None else margin
         self.teacher_weight, self.relation_weight = teacher_weight, relation_weight
@@ -92,7 +92,7 @@ class EmbeddingObjective(nn.Module):
         if self.directions is None:
             if self.loss == "contrastive":
                 return contrastive_loss(embeddings, labels, margin=self.margin)
-            mining = "semi_hard" if self.loss == "triplet" else "batch_hard"
+            mining: Mining = "semi_hard" if self.loss == "triplet" else "batch_hard"
             return triplet_loss(embeddings, labels, margin=self.margin, mining=mining)
         with torch.autocast(embeddings.device.type, enabled=False):  # angles need the digits
             cosines = embeddings.float() @ F.normalize(self.directions.float(), dim=1).T

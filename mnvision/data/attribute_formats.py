@@ -1,0 +1,125 @@
+"""The formats of attribute data by name: where their files are, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnvision.cache import cache_dir
+from mnvision.data.archives import extract_once, is_archive
+from mnvision.data.attribute_lists import AttributeColumns, read_attribute_list
+from mnvision.data.attribute_values import keep_attributes
+from mnvision.data.celeba import read_celeba
+from mnvision.data.drawn_faces import TABLE, faces_folder_name, make_faces
+from mnvision.data.labelled import refuse_shared
+from mnvision.data.splits import Split
+from mnvision.data.utkface import read_utkface
+from mnvision.errors import UserError
+from mnvision.types import LabelledPictures
+
+Options = Mapping[str, Any]
+_FACES = ("seed", "train_identities", "val_identities", "pictures")
+
+
+class Request(NamedTuple):
+    """What a reader is asked for.
+
+    Attributes:
+        root: Folder of the data set.
+        split: ``train``, ``val`` or ``test``.
+        names: Of the attributes to use; None uses all.
+        val_share: Share of the training pictures that is held out where there is no validation split.
+        seed: Of that split.
+        options: The format's own keys of the data section.
+    """
+
+    root: Path
+    split: Split
+    names: Sequence[str] | None
+    val_share: float
+    seed: int
+    options: Options
+
+
+def find_attribute_root(name: str, root: Path | None, *, options: Options) -> Path:
+    """The folder of a data set: made or unpacked where need be, at once where it is there.
+
+    Args:
+        name: A key of ``READERS``.
+        root: The folder or archive that the user gave.
+        options: The format's own keys of the data section.
+    """
+    if name == "drawn_attributes":
+        faces = {key: options[key] for key in _FACES}
+        return make_faces((root or cache_dir() / "drawn_faces") / faces_folder_name(**faces), **faces)
+    assert root is not None  # the data module checks it
+    return extract_once(root) if root.is_file() and is_archive(root) else root
+
+
+def attribute_picture_folder(name: str, root: Path, *, options: Options) -> Path:
+    """The folder that the file names of a data set are relative to; ``root`` is what ``find_attribute_root`` gave."""
+    return root / options["images"] if name == "attribute_list" else root
+
+
+def read_attributes(name: str, asked: Request) -> LabelledPictures:
+    """Read a split: labels float32 [I, A]; file names are relative to ``attribute_picture_folder``."""
+    pictures = READERS[name](asked)
+    if asked.names is None or tuple(asked.names) == pictures.classes:
+        return pictures
+    return keep_attributes(pictures, names=asked.names, file=asked.root)
+
+
+def _read_drawn(asked: Request) -> LabelledPictures:
+    if asked.split == "test":
+        raise UserError("split=test: the generated data set has the splits train, val")
+    pictures = read_attribute_list(asked.root / TABLE, attributes=asked.names)
+    return pictures.take(np.char.startswith(pictures.file_names, f"{asked.split}/".encode()))
+
+
+def _read_celeba(asked: Request) -> LabelledPictures:
+    return read_celeba(asked.root, asked.split)
+
+
+def _read_utkface(asked: Request) -> LabelledPictures:
+    return read_utkface(asked.root, asked.split, val_share=asked.val_share, seed=asked.seed)
+
+
+def _read_lists(asked: Request) -> LabelledPictures:
+    options = asked.options
+    columns = AttributeColumns(options["file_column"], options["split_column"], options["group_column"])
+    if columns.split is not None and (options["val"] or options["test"]):
+        raise UserError(
+            f"data.split_column={columns.split} says what is measured on, and so do data.val and data.test; give one"
+        )
+    folder, own = asked.root / options["images"], options[asked.split]
+
+    def read(file: str, *, names: Sequence[str] | None, split: Split | None) -> LabelledPictures:
+        return read_attribute_list(
+            asked.root / file,
+            split=split,
+            folder=folder,
+            columns=columns,
+            attributes=names,
+            minus_one=options["minus_one"],
+            val_share=asked.val_share,
+            seed=asked.seed,
+        )
+
+    if asked.split != "train" and own is not None:
+        learnt = read(options["train"], names=asked.names, split=None)
+        found = read(own, names=learnt.classes, split=None)
+        refuse_shared({"train": learnt, asked.split: found}, name=str(asked.root))
+        return found
+    whole = asked.split == "train" and options["val"] is not None
+    return read(options["train"], names=asked.names, split=None if whole else asked.split)
+
+
+READERS: dict[str, Callable[[Request], LabelledPictures]] = {
+    "drawn_attributes": _read_drawn,
+    "celeba": _read_celeba,
+    "attribute_list": _read_lists,
+    "utkface": _read_utkface,
+}
