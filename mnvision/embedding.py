@@ -60,7 +60,7 @@ def summary(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> str:
         other = int((~pairs.same).sum())
         fewest = int(np.bincount(pairs.folds[~pairs.same]).max(initial=0))
         lines.append(
-            f"{len(pairs):,} pairs, {other:,} of them of two identities, up to {fewest:,} in a fold: there, one pair is "
+            f"{len(pairs):,} pairs, {other:,} of them of two identities, up to {fewest:,} in a fold: there, one is "
             f"a rate of {1 / max(1, fewest):.1e}, so that what is accepted at 1e-3 and 1e-4 hangs on very few"
         )
     return "\n".join(lines)
