@@ -19,14 +19,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
+from mnvision.data.place_datamodule import PlaceDataModule
 from mnvision.data.shard_datamodule import ShardDataModule
 from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
 from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model, resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
-from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS
-from mnvision.schema_data import LABELLED
+from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS, PARTITION
+from mnvision.schema_data import LABELLED, PLACED
 from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.types import Preprocessing
 
@@ -34,17 +35,27 @@ logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 # The data modules of pictures with one class each, where it is not the common one.
-CLASS_DATA: dict[str, type[ClassDataModule]] = {"shards": ShardDataModule}
+CLASS_DATA: dict[str, type[ClassDataModule]] = {
+    "shards": ShardDataModule,
+    **dict.fromkeys(PLACED, PlaceDataModule),
+}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Sequence[int] | None) -> TaskModel:
+def build_model(
+    cfg: Config,
+    *,
+    classes: Sequence[str] | None,
+    category_ids: Sequence[int] | None,
+    task_options: Mapping[str, Any] | None = None,
+) -> TaskModel:
     """The model of the task and backbone sections, with the weights they name.
 
     Args:
         cfg: A valid configuration.
         classes: Class names; None takes those of ``task.weights``.
         category_ids: The data set's own ids of the classes.
+        task_options: Further arguments of the task's network, which follow from the data.
     """
     task, backbone = network_section(cfg["task"]), dict(cfg["backbone"])
     return create_model(
@@ -63,7 +74,7 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
         category_ids=category_ids,
         weights=task.pop("weights"),
         backbone_weights=backbone.pop("weights"),
-        task_options=task,
+        task_options={**task, **(task_options or {})},
         backbone_options=backbone,
     )
 
@@ -109,9 +120,11 @@ def build_data(
     options = dict(cfg["data"])
     for key in ("image_size", "crop_share", "mean", "std"):  # its wishes; ``preprocessing`` holds what was chosen
         options.pop(key, None)
-    if options["name"] in LABELLED:
+    if options["name"] in LABELLED | PLACED:
         known = set(inspect.signature(ClassDataModule).parameters)
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
+        if options["name"] in PLACED:
+            own |= {key: cfg["task"].get(key) for key in PARTITION}
         module = CLASS_DATA.get(options["name"], ClassDataModule)
         return module(
             **options,

@@ -21,7 +21,13 @@ from mnvision.schema_data import DATA_OF_TASK
 from mnvision.value_types import accepts, choices, describe
 
 # Of each task the number that is largest for the best checkpoint.
-MONITOR = {"ssd": "val/map", "faster_rcnn": "val/map", "classify": "val/top1", "distill": "val/top1"}
+MONITOR = {
+    "ssd": "val/map",
+    "faster_rcnn": "val/map",
+    "classify": "val/top1",
+    "distill": "val/top1",
+    "geolocate": "val/within_750km",
+}
 OPTIMIZERS = ("torch.optim.",)
 
 
@@ -201,6 +207,12 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
             found.append(values[name])
         return found
 
+    if (photos := right("task.min_photos", "task.max_photos")) and photos[0] >= photos[1]:
+        yield "task.min_photos", f"expected less than task.max_photos {photos[1]}, got {photos[0]}"
+    if (levels := right("task.min_level", "task.max_level")) and levels[0] > levels[1]:
+        yield "task.min_level", f"expected at most task.max_level {levels[1]}, got {levels[0]}"
+    if (mixed := right("task.soft_labels_km", "data.mixup", "data.cutmix")) and mixed[0] and (mixed[1] or mixed[2]):
+        yield "task.soft_labels_km", "mixed pictures have no place; give data.mixup=0 data.cutmix=0, or leave it null"
     scales = right("task.min_scale", "task.max_scale")
     if scales and None not in scales and scales[0] >= scales[1]:
         yield "task.min_scale", f"expected less than task.max_scale {scales[1]}, got {scales[0]}"
@@ -212,7 +224,7 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
         except UserError as error:
             yield "backbone.rho" if sizes[2] != 1 else "task.image_size" if sizes[0] else "data.image_size", str(error)
     shrinking = right("task.name", "trainer.progressive_rho")
-    if shrinking and shrinking[1] and shrinking[0] not in ("classify", "distill"):
+    if shrinking and shrinking[1] and shrinking[0] not in ("classify", "distill", "geolocate"):
         yield "trainer.progressive_rho", f"task={shrinking[0]} has boxes that would not shrink along; leave it null"
     if (root := right("data.root")) and "://" in str(root[0]):
         yield "data.root", f"expected a folder, got {root[0]}; shards behind a URL are given as data.train and data.val"

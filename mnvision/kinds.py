@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnvision import classification, detection
+from mnvision import classification, detection, geolocation
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
@@ -59,7 +59,12 @@ class Kind(Protocol):
 
 
 # By the task of the model.
-KINDS: dict[str, Kind] = {"ssd": detection, "faster_rcnn": detection, "classify": classification}
+KINDS: dict[str, Kind] = {
+    "ssd": detection,
+    "faster_rcnn": detection,
+    "classify": classification,
+    "geolocate": geolocation,
+}
 
 
 def kind_of(model: TaskModel, *, command: str) -> Kind:

@@ -18,7 +18,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mnvision.errors import UserError, did_you_mean
 from mnvision.paths import PATH_KEYS
-from mnvision.schema_data import DATA, LABELLED
+from mnvision.schema_data import DATA, LABELLED, PLACED
 
 SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
@@ -82,7 +82,7 @@ def recalled_groups(overrides: Sequence[str], *, command: str) -> list[str]:
     if name not in DATA:
         return []
     # Of a distilled student, too: its teacher is no part of the checkpoint.
-    task = ["task=classify"] if name in LABELLED else []
+    task = ["task=classify"] if name in LABELLED else ["task=geolocate"] if name in PLACED else []
     # Without a root such a section is not complete; all its other keys are recalled later.
     place = [] if root is None or "data.root" in words else [f"++data.root={quote(str(root))}"]
     return [*task, f"data={name}", *place]

@@ -20,6 +20,7 @@ MEASURING = ("trainer.precision", "trainer.channels_last", "trainer.limit_val_ba
 SELECTION = (
     *("score_threshold", "nms_iou", "pre_nms_top_k", "max_detections"),
     *("proposals", "rpn_pre_nms_top_k", "rpn_nms_iou", "rpn_score_threshold"),  # of Faster R-CNN
+    "parent_level",  # of a geolocator
 )
 
 

@@ -165,6 +165,25 @@ class Shards(Labelled):
     keep_shards: bool
 
 
+@dataclasses.dataclass
+class DrawnPlaces(ShapeCrops):
+    """Keys of ``data`` where its name is ``drawn_places``."""
+
+
+@dataclasses.dataclass
+class PlaceList(Labelled):
+    """Keys of ``data`` where its name is ``place_list``."""
+
+    images: FilePath
+    train: FilePath
+    val: FilePath | None
+    test: FilePath | None
+    file_column: Annotated[str, "the name of a column"]
+    latitude_column: Annotated[str, "the name of a column"]
+    longitude_column: Annotated[str, "the name of a column"]
+    split_column: Annotated[str, "the name of a column"] | None
+
+
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
 LABELLED: dict[str, type] = {
     "shape_crops": ShapeCrops,
@@ -176,6 +195,13 @@ LABELLED: dict[str, type] = {
     "cifar100": Cifar,
     "shards": Shards,
 }
-DATA = {**BOXES, **LABELLED}
+PLACED: dict[str, type] = {"drawn_places": DrawnPlaces, "place_list": PlaceList}
+DATA = {**BOXES, **LABELLED, **PLACED}
 # What the data have to be for each task.
-DATA_OF_TASK = {"ssd": BOXES, "faster_rcnn": BOXES, "classify": LABELLED, "distill": LABELLED}
+DATA_OF_TASK = {
+    "ssd": BOXES,
+    "faster_rcnn": BOXES,
+    "classify": LABELLED,
+    "distill": LABELLED,
+    "geolocate": PLACED,
+}

@@ -5,7 +5,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from mnvision.value_types import Count, Fraction, NotNegative, Pixels, Positive, Share, SmallPixels, Weights
+from mnvision.value_types import (
+    Count,
+    Fraction,
+    Limits,
+    Natural,
+    NotNegative,
+    Pixels,
+    Positive,
+    Share,
+    SmallPixels,
+    Weights,
+)
+
+Level = Annotated[int, Limits(low=0, high=30)]  # of an S2 cell
 
 
 @dataclasses.dataclass
@@ -91,4 +104,29 @@ class Distill(Classify):
     cache_teacher: bool
 
 
-TASKS: dict[str, type] = {"ssd": SSD, "faster_rcnn": FasterRCNN, "classify": Classify, "distill": Distill}
+@dataclasses.dataclass
+class Geolocate:
+    """Keys of ``task`` where its name is ``geolocate``."""
+
+    name: str
+    image_size: SmallPixels | None
+    fit: Literal["crop", "stretch"] | None
+    crop_share: Share | None
+    weights: Weights | None
+    dropout: Fraction | None
+    max_photos: Count
+    min_photos: Natural
+    min_level: Level
+    max_level: Level
+    answer: Literal["mean", "center"]
+    parent_level: Level | None
+    soft_labels_km: Positive | None
+
+
+TASKS: dict[str, type] = {
+    "ssd": SSD,
+    "faster_rcnn": FasterRCNN,
+    "classify": Classify,
+    "distill": Distill,
+    "geolocate": Geolocate,
+}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
-from mnvision.data.class_formats import find_root, picture_folder, read_labelled
+from mnvision.data.class_formats import GENERATED, find_root, picture_folder, read_labelled
 from mnvision.data.classification_transforms import ClassAugment, ClassTransform
 from mnvision.data.dataset import BadImages
 from mnvision.data.labelled import adopt_labels, class_counts, describe_labelled, forget_strange
@@ -87,7 +87,7 @@ class ClassDataModule(PictureDataModule):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(preprocessing=preprocessing)
-        if root is None and name != "shape_crops":
+        if root is None and name not in GENERATED:
             raise UserError(
                 f"data.root is not set. Expected the folder of the data set {name!r}; give data.root=FOLDER"
             )

@@ -71,9 +71,7 @@ def make_places(root: str | Path, *, seed: int, train_images: int, val_images: i
         (folder / LIST).write_text(csv_text(rows), encoding="utf-8")
 
     count = f"{train_images} + {val_images}"
-    return make_once(
-        Path(root), name="drawn_places", parameters=parameters, stamp=STAMP, count=count, fill=fill
-    )
+    return make_once(Path(root), name="drawn_places", parameters=parameters, stamp=STAMP, count=count, fill=fill)
 
 
 def draw_coordinates(rng: np.random.Generator, *, seed: int) -> np.ndarray:
