@@ -61,7 +61,8 @@ def predictions_map(truth: np.ndarray, answers: np.ndarray, distances: np.ndarra
     from matplotlib.collections import LineCollection
 
     figure, axes = _world()
-    names = [f"within {distance:,} km" for distance in DISTANCES] + [f"beyond {DISTANCES[-1]:,} km"]
+    ends = ("0", *(f"{distance:,}" for distance in DISTANCES))
+    names = [f"{low} to {high} km" for low, high in zip(ends, ends[1:], strict=False)] + [f"beyond {ends[-1]} km"]
     ranks = np.searchsorted(DISTANCES, distances, side="left")
     # No lines across the map's own edge.
     drawn = np.isfinite(answers).all(axis=1) & (np.abs(answers[:, 1] - truth[:, 1]) < 180)

@@ -20,7 +20,7 @@ from mnvision.config import (
     validate,
 )
 from mnvision.errors import ConfigError, UserError, did_you_mean
-from mnvision.schema_data import LABELLED
+from mnvision.schema_data import LABELLED, PLACED
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDED = {"train": [], "eval": ["ckpt=best.ckpt"], "predict": ["ckpt=best.ckpt", "source=photos"]}
@@ -54,7 +54,7 @@ def test_every_command_composes_to_a_valid_configuration(command):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_is_valid(option):
     group, _, name = option.partition("/")
-    task = ("task=classify",) if name in LABELLED else ()
+    task = ("task=classify",) if name in LABELLED else ("task=geolocate",) if name in PLACED else ()
     teacher = ("task.teacher=a.ckpt",) if name == "distill" else ()
     validate(composed(f"{group}={name}", *task, *teacher, "++data.root=/data"))
 
@@ -154,8 +154,11 @@ BAD = [
     ({"weights": "x"}, ["weights: unknown key; did you mean task.weights or backbone.weights?"]),
     ({"typo": 1}, ["typo: unknown key"]),
     ({"data._target_": "os.system"}, ["data._target_: unknown key; did you mean optimizer._target_?"]),
-    ({"task.name": "sdd"}, ["task.name: expected ssd, faster_rcnn, classify or distill, got 'sdd'; did you mean ssd?"]),
-    ({"task.name": ["ssd"]}, ["task.name: expected ssd, faster_rcnn, classify or distill, got ['ssd']"]),
+    (
+        {"task.name": "sdd"},
+        ["task.name: expected ssd, faster_rcnn, classify, distill or geolocate, got 'sdd'; did you mean ssd?"],
+    ),
+    ({"task.name": ["ssd"]}, ["task.name: expected ssd, faster_rcnn, classify, distill or geolocate, got ['ssd']"]),
     ({"scheduler.name": "poly"}, ["scheduler.name: expected cosine, exponential, multistep or constant, got 'poly'"]),
     ({"trainer.name": "x"}, ["trainer.name: unknown key"]),
     ({"task": 3}, ["task: expected a section of keys, got 3"]),

@@ -42,20 +42,20 @@ class PlaceDataModule(ClassDataModule):
         Raises:
             UserError: A file or folder is missing or wrong, the cells are, or there is no such split.
         """
-        if split not in self._splits:
-            pictures, leaves = self._read(split)
-            labels = find_cells(leaves, self.cells)
-            constants = self._constants if split != "train" else None
-            placed = replace(pictures, labels=labels, classes=tuple(cell_tokens(self.cells)), constants=constants)
-            log.info("%s: %s", split, describe_placed(placed))
-            if split == "train" and not (labels >= 0).any():
-                raise UserError(
-                    f"{self.root} (train): no picture lies in one of the {len(self.cells)} cells. Expected pictures "
-                    "of the places to learn; check data.classes and the columns of data.train"
-                )
-            self._splits[split] = placed
-        placed = self._splits[split]
-        assert isinstance(placed, PlacedPictures)
+        known = self._splits.get(split)
+        if isinstance(known, PlacedPictures):
+            return known
+        pictures, leaves = self._read(split)
+        labels = find_cells(leaves, self.cells)
+        constants = self._constants if split != "train" else None
+        placed = replace(pictures, labels=labels, classes=tuple(cell_tokens(self.cells)), constants=constants)
+        log.info("%s: %s", split, describe_placed(placed))
+        if split == "train" and not (labels >= 0).any():
+            raise UserError(
+                f"{self.root} (train): no picture lies in one of the {len(self.cells)} cells. Expected pictures of "
+                "the places to learn; check data.classes and the columns of data.train"
+            )
+        self._splits[split] = placed
         return placed
 
     @functools.cached_property
