@@ -121,7 +121,7 @@ def _flat_outlines(outlines: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """
     shapes: list[np.ndarray] = []
     owners: list[int] = []
-    for owner, outline in enumerate(outlines):
+    for owner, outline in enumerate(map(_with_edge_of_pole, outlines)):
         steps = np.diff(outline[:, 1], append=outline[0, 1])
         turns = (steps + 180) % 360 - 180  # the shorter way around
         x = outline[0, 1] + np.concatenate(([0.0], np.cumsum(turns)[:-1]))
@@ -137,6 +137,17 @@ def _flat_outlines(outlines: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
                 shapes.append(polygon + [shift, 0.0])
                 owners.append(owner)
     return shapes, np.array(owners)
+
+
+def _with_edge_of_pole(outline: np.ndarray) -> np.ndarray:
+    """An outline [P, 2] with a corner at a pole: on the map the pole is a line, between its neighbours' longitudes."""
+    at_pole = np.flatnonzero(np.abs(outline[:, 0]) > 90 - 1e-6)
+    if len(at_pole) != 1:
+        return outline
+    corner = int(at_pole[0])
+    before, after = outline[corner - 1, 1], outline[(corner + 1) % len(outline), 1]
+    edge = np.array([[outline[corner, 0], before], [outline[corner, 0], after]])
+    return np.concatenate((outline[:corner], edge, outline[corner + 1 :]))
 
 
 def level_table(cells: np.ndarray, counts: np.ndarray) -> Sequence[tuple[int, int, int]]:

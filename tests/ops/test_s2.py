@@ -160,10 +160,10 @@ def test_the_limits_of_the_partition():
 def test_a_hundred_thousand_real_places(shared_data):
     """Every point in exactly one cell or in a dropped one, counts within the limits, in seconds."""
     places = np.loadtxt(shared_data / "geo" / "coordinates_100k.csv", delimiter=",", skiprows=1)
-    started = time.perf_counter()
+    started = time.process_time()
     leaves = leaf_cells(places)
     cells, counts = adaptive_cells(leaves, max_photos=1000, min_photos=50)
-    assert time.perf_counter() - started < 60  # 2 s alone on one core
+    assert time.process_time() - started < 20  # 2 s on an idle core
     assert len(places) == 100_000
     assert len(cells) == 276
     assert (counts > 50).all()
