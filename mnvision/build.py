@@ -21,6 +21,7 @@ from mnvision.data.attribute_datamodule import AttributeDataModule
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.identity_datamodule import IdentityDataModule
+from mnvision.data.place_datamodule import PlaceDataModule
 from mnvision.data.shard_datamodule import ShardDataModule
 from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
@@ -28,8 +29,8 @@ from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model, resolve_preprocessing
 from mnvision.models.embedding_objective import WITHIN_BATCH
 from mnvision.module import MakeOptimizer, Schedule
-from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS
-from mnvision.schema_data import ATTRIBUTES, BOXES, IDENTITIES
+from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS, PARTITION
+from mnvision.schema_data import ATTRIBUTES, BOXES, IDENTITIES, PLACED
 from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint
 from mnvision.types import Preprocessing
 
@@ -41,17 +42,25 @@ CLASS_DATA: dict[str, type[ClassDataModule]] = {
     "shards": ShardDataModule,
     **dict.fromkeys(ATTRIBUTES, AttributeDataModule),
     **dict.fromkeys(IDENTITIES, IdentityDataModule),
+    **dict.fromkeys(PLACED, PlaceDataModule),
 }
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Sequence[int] | None) -> TaskModel:
+def build_model(
+    cfg: Config,
+    *,
+    classes: Sequence[str] | None,
+    category_ids: Sequence[int] | None,
+    task_options: Mapping[str, Any] | None = None,
+) -> TaskModel:
     """The model of the task and backbone sections, with the weights they name.
 
     Args:
         cfg: A valid configuration.
         classes: Class names; None takes those of ``task.weights``.
         category_ids: The data set's own ids of the classes.
+        task_options: Further arguments of the task's network, which follow from the data.
     """
     task, backbone = network_section(cfg["task"]), dict(cfg["backbone"])
     return create_model(
@@ -70,7 +79,7 @@ def build_model(cfg: Config, *, classes: Sequence[str] | None, category_ids: Seq
         category_ids=category_ids,
         weights=task.pop("weights"),
         backbone_weights=backbone.pop("weights"),
-        task_options=task,
+        task_options={**task, **(task_options or {})},
         backbone_options=backbone,
     )
 
@@ -121,6 +130,8 @@ def build_data(
         own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
         if "per_identity" in own and own["per_identity"] is None and cfg["task"].get("loss") in WITHIN_BATCH:
             own["per_identity"] = 4  # such losses need pictures of the same identity in a batch
+        if options["name"] in PLACED:
+            own |= {key: cfg["task"].get(key) for key in PARTITION}
         module = CLASS_DATA.get(options["name"], ClassDataModule)
         return module(
             **options,

@@ -28,6 +28,7 @@ MONITOR = {
     "distill": "val/top1",
     "embed": "val/auc",
     "attributes": "val/mean_ap",
+    "geolocate": "val/within_750km",
 }
 OPTIMIZERS = ("torch.optim.",)
 
@@ -208,6 +209,12 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
             found.append(values[name])
         return found
 
+    if (photos := right("task.min_photos", "task.max_photos")) and photos[0] >= photos[1]:
+        yield "task.min_photos", f"expected less than task.max_photos {photos[1]}, got {photos[0]}"
+    if (levels := right("task.min_level", "task.max_level")) and levels[0] > levels[1]:
+        yield "task.min_level", f"expected at most task.max_level {levels[1]}, got {levels[0]}"
+    if (mixed := right("task.soft_labels_km", "data.mixup", "data.cutmix")) and mixed[0] and (mixed[1] or mixed[2]):
+        yield "task.soft_labels_km", "mixed pictures have no place; give data.mixup=0 data.cutmix=0, or leave it null"
     scales = right("task.min_scale", "task.max_scale")
     if scales and None not in scales and scales[0] >= scales[1]:
         yield "task.min_scale", f"expected less than task.max_scale {scales[1]}, got {scales[0]}"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnvision import attributes, classification, detection, embedding
+from mnvision import attributes, classification, detection, embedding, geolocation
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
@@ -73,6 +73,7 @@ KINDS: dict[str, Kind] = {
     "classify": classification,
     "embed": embedding,
     "attributes": attributes,
+    "geolocate": geolocation,
 }
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.timm_adapter import TimmClassifier
 from mnvision.backbones.weights import read_tensors, read_weights
@@ -23,6 +25,8 @@ from mnvision.models.create import create_model
 from mnvision.models.distillation import Distillation, Teacher
 from mnvision.models.embedder import Embedder
 from mnvision.models.embedding_objective import EmbeddingObjective
+from mnvision.models.geolocator import Geolocator
+from mnvision.models.place_objective import PlaceObjective
 from mnvision.module import Objective
 from mnvision.teacher_cache import TeacherCache, keep_outputs, outputs_file
 
@@ -35,12 +39,15 @@ _TEACHER = (
     *("teacher_library", "teacher_classes"),
 )
 _DISTILL = (*_TEACHER, "temperature", "weight", "feature_weight", "embedding_weight", "use_labels", "cache_teacher")
+# What a geolocator's cells are made from: keys that its data take.
+PARTITION = ("max_photos", "min_photos", "min_level", "max_level", "answer")
 # Keys of a task that its training asks for and its network does not know.
 OBJECTIVE_KEYS = {
     "classify": _CLASSIFY,
     "distill": (*_CLASSIFY, *_DISTILL),
     "embed": ("loss", "scale", "margin", "teacher", "teacher_weight", "relation_weight"),
     "attributes": ("positive_weights", "teacher", "weight", "use_labels"),
+    "geolocate": (*PARTITION, "soft_labels_km"),
 }
 # The task of the network that a task trains, where it has another name.
 NETWORKS = {"distill": "classify"}
@@ -173,6 +180,8 @@ def build_objective(
             weight=task["weight"],
             use_labels=task["use_labels"],
         )
+    if isinstance(model, Geolocator):
+        return _place_objective(task, model, data=data)
     hard = ClassObjective(
         model,
         smoothing=task["label_smoothing"],
@@ -194,6 +203,14 @@ def build_objective(
     if task["cache_teacher"]:
         objective.outputs = _kept_outputs(cfg, objective, teacher, data)
     return objective
+
+
+def _place_objective(task: Mapping[str, Any], model: Geolocator, *, data: Any) -> PlaceObjective | None:
+    """The soft labels of ``task=geolocate``; None where the labels are hard."""
+    if task["soft_labels_km"] is None:
+        return None
+    coordinates = torch.from_numpy(data.load_split("train").coordinates).float()
+    return PlaceObjective(model, coordinates=coordinates, scale=task["soft_labels_km"])
 
 
 def _kept_outputs(cfg: Config, objective: Distillation, teacher: Teacher, data: ClassDataModule) -> TeacherCache:

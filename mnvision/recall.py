@@ -21,6 +21,7 @@ SELECTION = (
     *("score_threshold", "nms_iou", "pre_nms_top_k", "max_detections"),
     *("proposals", "rpn_pre_nms_top_k", "rpn_nms_iou", "rpn_score_threshold"),  # of Faster R-CNN
     "flip",  # of an embedder
+    "parent_level",  # of a geolocator
 )
 
 

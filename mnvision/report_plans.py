@@ -253,3 +253,49 @@ ATTRIBUTES = ReportPlan(
     pictures_note="Under each picture: green was found and is there; red was found and is not there, or was missed.",
     sheets=(Sheet("mistakes.jpg", "Worst mistakes", "The wrong answers that the network was surest of."),),
 )
+
+GEOLOCATION = ReportPlan(
+    figures=(
+        BigNumber("within_25km", "city", "within 25 km"),
+        BigNumber("within_750km", "country", "within 750 km"),
+        BigNumber("median_km", "median", "km", digits=0),
+    ),
+    charts=(
+        _LOSS,
+        Chart(
+            "Pictures placed",
+            (
+                Curve("750 km", "c1", "val/within_750km", "within 750 km"),
+                Curve("25 km", "c2", "val/within_25km", "within 25 km"),
+            ),
+            least=0.05,
+            best="750 km",
+        ),
+    ),
+    tables=(
+        NumberTable(
+            ("Distance", "share of", "value"),
+            (
+                ("within_1km", "1 km, street", "pictures placed so near"),
+                ("within_25km", "25 km, city", "pictures placed so near"),
+                ("within_200km", "200 km, region", "pictures placed so near"),
+                ("within_750km", "750 km, country", "pictures placed so near"),
+                ("within_2500km", "2500 km, continent", "pictures placed so near"),
+                ("median_km", "median, km", "of the distances"),
+            ),
+        ),
+        NumberTable(
+            ("Cells", "share of", "value"),
+            (("top1", "top-1", "pictures in a cell whose cell comes first"),),
+        ),
+    ),
+    bars="Pictures placed within a distance",
+    bar="network",
+    tick="best constant answer",
+    pictures_note="Under each picture, where it was placed and how far off that is: green is within 200 km.",
+    sheets=(
+        Sheet("places.png", "Where pictures were placed", "Lines lead from the true place to the answer."),
+        Sheet("partition.png", "Cells", "The classes: what lies outside of them cannot be answered."),
+        Sheet("mistakes.jpg", "Farthest off", "The pictures that were placed farthest from the truth."),
+    ),
+)

@@ -70,7 +70,9 @@ def train(cfg: Config) -> dict[str, float]:
             cfg, preprocessing=build.build_preprocessing(cfg), class_table=table, labels_needed=table is None
         )
         data.setup("fit")
-        model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
+        model = build.build_model(
+            cfg, classes=data.classes, category_ids=data.category_ids, task_options=data.task_options
+        )
         data.preprocessing = model.preprocessing  # with the mean colour, which came with the weights
     check_run_folder(cfg, overwrite=cfg["resume"], sources=data.picture_folders("val"))
     cfg = build.whole_batches(cfg, train=data.train_size, val=len(data.load_split("val")))
@@ -163,7 +165,9 @@ def evaluate(cfg: Config) -> dict[str, float]:
         annotations = data.load_split(cfg["split"])
         if cfg["task"]["name"] != "embed":  # whose vectors tell apart what no network has a class for
             _check_classes(cfg["task"]["weights"], annotations.classes)
-        model = build.build_model(cfg, classes=data.classes, category_ids=data.category_ids)
+        model = build.build_model(
+            cfg, classes=data.classes, category_ids=data.category_ids, task_options=data.task_options
+        )
         data.preprocessing = model.preprocessing
     check_run_folder(cfg, sources=data.picture_folders(cfg["split"]))
     cfg = build.whole_batches(cfg, val=len(annotations))

@@ -246,6 +246,25 @@ class AttributeList(Pictures):
     minus_one: Literal["no", "unknown"] | None
 
 
+@dataclasses.dataclass
+class DrawnPlaces(ShapeCrops):
+    """Keys of ``data`` where its name is ``drawn_places``."""
+
+
+@dataclasses.dataclass
+class PlaceList(Labelled):
+    """Keys of ``data`` where its name is ``place_list``."""
+
+    images: FilePath
+    train: FilePath
+    val: FilePath | None
+    test: FilePath | None
+    file_column: Annotated[str, "the name of a column"]
+    latitude_column: Annotated[str, "the name of a column"]
+    longitude_column: Annotated[str, "the name of a column"]
+    split_column: Annotated[str, "the name of a column"] | None
+
+
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
 LABELLED: dict[str, type] = {
     "shape_crops": ShapeCrops,
@@ -264,7 +283,8 @@ ATTRIBUTES: dict[str, type] = {
     "attribute_list": AttributeList,
     "utkface": Pictures,
 }
-DATA = {**BOXES, **LABELLED, **IDENTITIES, **ATTRIBUTES}
+PLACED: dict[str, type] = {"drawn_places": DrawnPlaces, "place_list": PlaceList}
+DATA = {**BOXES, **LABELLED, **IDENTITIES, **ATTRIBUTES, **PLACED}
 # What the data have to be for each task.
 DATA_OF_TASK = {
     "ssd": BOXES,
@@ -273,4 +293,5 @@ DATA_OF_TASK = {
     "distill": LABELLED,
     "embed": IDENTITIES,
     "attributes": ATTRIBUTES,
+    "geolocate": PLACED,
 }

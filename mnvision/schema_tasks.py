@@ -9,6 +9,7 @@ from mnvision.value_types import (
     Count,
     Fraction,
     Limits,
+    Natural,
     NotNegative,
     Pixels,
     Positive,
@@ -16,6 +17,8 @@ from mnvision.value_types import (
     SmallPixels,
     Weights,
 )
+
+Level = Annotated[int, Limits(low=0, high=30)]  # of an S2 cell
 
 
 @dataclasses.dataclass
@@ -138,6 +141,25 @@ class Attributes:
     use_labels: bool
 
 
+@dataclasses.dataclass
+class Geolocate:
+    """Keys of ``task`` where its name is ``geolocate``."""
+
+    name: str
+    image_size: SmallPixels | None
+    fit: Literal["crop", "stretch"] | None
+    crop_share: Share | None
+    weights: Weights | None
+    dropout: Fraction | None
+    max_photos: Count
+    min_photos: Natural
+    min_level: Level
+    max_level: Level
+    answer: Literal["mean", "center"]
+    parent_level: Level | None
+    soft_labels_km: Positive | None
+
+
 TASKS: dict[str, type] = {
     "ssd": SSD,
     "faster_rcnn": FasterRCNN,
@@ -145,4 +167,5 @@ TASKS: dict[str, type] = {
     "distill": Distill,
     "embed": Embed,
     "attributes": Attributes,
+    "geolocate": Geolocate,
 }

@@ -312,3 +312,28 @@ class PairedPictures(LabelledPictures):
             moved = Pairs(first, second, self.pairs.same, self.pairs.folds)
             pairs = moved.take((first >= 0) & (second >= 0))
         return PairedPictures(taken.file_names, taken.labels, taken.classes, taken.boxes, taken.pixels, pairs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlacedPictures(LabelledPictures):
+    """All pictures of a split with the places where they were taken; their classes are cells of the earth.
+
+    Attributes:
+        coordinates: float64 [I, 2], latitude and longitude in degrees; those of a label of -1 lie in no cell.
+        constants: float64 [D, 2], the constant answers to beat, see ``ops.geo.best_constants``; None: not known.
+    """
+
+    coordinates: np.ndarray
+    constants: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> PlacedPictures:
+        """Some of the pictures, by index or by a mask [I]; the classes stay."""
+        arrays = (None if array is None else array[rows] for array in (self.boxes, self.pixels))
+        return PlacedPictures(
+            self.file_names[rows],
+            self.labels[rows],
+            self.classes,
+            *arrays,
+            coordinates=self.coordinates[rows],
+            constants=self.constants,
+        )

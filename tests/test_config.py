@@ -22,6 +22,7 @@ from mnvision.config import (
 from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.schema_data import DATA_OF_TASK
 
+TASK_NAMES = "ssd, faster_rcnn, classify, distill, embed, attributes or geolocate"
 CONF = Path(__file__).parents[1] / "conf"
 NEEDED = {"train": [], "eval": ["ckpt=best.ckpt"], "predict": ["ckpt=best.ckpt", "source=photos"]}
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
@@ -157,9 +158,12 @@ BAD = [
     ({"data._target_": "os.system"}, ["data._target_: unknown key; did you mean optimizer._target_?"]),
     (
         {"task.name": "sdd"},
-        ["task.name: expected ssd, faster_rcnn, classify, distill or attributes, got 'sdd'; did you mean ssd?"],
+        [f"task.name: expected {TASK_NAMES}, got 'sdd'; did you mean ssd?"],
     ),
-    ({"task.name": ["ssd"]}, ["task.name: expected ssd, faster_rcnn, classify, distill or attributes, got ['ssd']"]),
+    (
+        {"task.name": ["ssd"]},
+        [f"task.name: expected {TASK_NAMES}, got ['ssd']"],
+    ),
     ({"scheduler.name": "poly"}, ["scheduler.name: expected cosine, exponential, multistep or constant, got 'poly'"]),
     ({"trainer.name": "x"}, ["trainer.name: unknown key"]),
     ({"task": 3}, ["task: expected a section of keys, got 3"]),

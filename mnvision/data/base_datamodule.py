@@ -39,6 +39,11 @@ class PictureDataModule(LightningDataModule):
         """The loader of a split, which is noted among ``_datasets``."""
 
     @property
+    def task_options(self) -> dict[str, Any]:
+        """Arguments of the task's network that follow from the data, as plain values."""
+        return {}
+
+    @property
     def train_size(self) -> int:
         """Training pictures."""
         return len(self.load_split("train"))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
-from mnvision.data.class_formats import find_root, picture_folder, read_labelled
+from mnvision.data.class_formats import GENERATED, find_root, picture_folder, read_labelled
 from mnvision.data.classification_transforms import ClassAugment, ClassTransform
 from mnvision.data.dataset import BadImages
 from mnvision.data.labelled import adopt_labels, class_counts, describe_labelled, forget_strange
@@ -25,9 +25,7 @@ from mnvision.types import LabelledPictures, Preprocessing
 
 log = logging.getLogger(__name__)
 
-GENERATED = ("shape_crops", "drawn_faces")  # data sets that need no folder of the user's
 SHAPE_MARGIN = 0.1  # of shape_crops
-GENERATED = ("shape_crops", "drawn_attributes")  # data sets that need no root
 
 
 class ClassDataModule(PictureDataModule):

@@ -13,6 +13,7 @@ from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.cifar import read_cifar10, read_cifar100
 from mnvision.data.coco import read_coco
 from mnvision.data.drawn_faces import faces_folder_name, make_faces
+from mnvision.data.drawn_places import make_places, places_folder_name
 from mnvision.data.folders import SplitFolders, class_names, read_classes, read_folders, read_unlabelled
 from mnvision.data.homes import obtain
 from mnvision.data.labelled import refuse_shared
@@ -25,6 +26,7 @@ from mnvision.errors import UserError
 from mnvision.types import LabelledPictures
 
 Options = Mapping[str, Any]
+GENERATED = ("shape_crops", "drawn_faces", "drawn_attributes", "drawn_places")  # data sets that need no folder
 
 
 class Request(NamedTuple):
@@ -52,7 +54,7 @@ def find_root(name: str, root: Path | None, *, options: Options) -> Path:
     """The folder of a data set: made, fetched or unpacked where need be, at once where it is there.
 
     Args:
-        name: A key of ``READERS``.
+        name: A key of ``READERS``, or that of a data module of its own.
         root: The folder or archive that the user gave.
         options: The format's own keys of the data section.
     """
@@ -61,9 +63,12 @@ def find_root(name: str, root: Path | None, *, options: Options) -> Path:
         folder = (root or cache_dir() / "shapes") / shapes_folder_name(**shapes)
         make_shapes(folder, **shapes)
         return folder
-    if name == "drawn_faces":
+    if name in ("drawn_faces", "drawn_attributes"):
         faces = {key: options[key] for key in ("seed", "train_identities", "val_identities", "pictures")}
         return make_faces((root or cache_dir() / "drawn_faces") / faces_folder_name(**faces), **faces)
+    if name == "drawn_places":
+        drawn = _shapes(options)
+        return make_places((root or cache_dir() / "places") / places_folder_name(**drawn), **drawn)
     assert root is not None  # the data module checks it
     if options.get("download"):
         return obtain("pets" if name == "oxford_pets" else name, root)
@@ -78,7 +83,7 @@ def picture_folder(name: str, root: Path, *, options: Options) -> Path:
         root: What ``find_root`` gave.
         options: The format's own keys of the data section.
     """
-    return root / options["images"] if name in ("picture_list", "identity_list") else root
+    return root / options["images"] if name in ("picture_list", "identity_list", "place_list") else root
 
 
 def read_labelled(

@@ -113,7 +113,7 @@ def read_list(
     )
     if split is not None:
         words = (columns or Columns()).splits
-        pictures = _take_split(pictures, split, said=rows.splits, words=words, share=val_share, seed=seed, file=file)
+        pictures = take_split(pictures, split, said=rows.splits, words=words, share=val_share, seed=seed, file=file)
     if classes is not None:
         pictures = keep_classes(pictures, classes=classes, file=file)
     check_pictures(pictures, folder=file.parent if folder is None else Path(folder), source=file)
@@ -254,7 +254,7 @@ def _labels(rows: _Rows, *, known: Sequence[str] | None, file: Path) -> tuple[np
     return np.array([place[label] for label in rows.labels], dtype=np.int64), tuple(names)
 
 
-def _take_split(
+def take_split(
     pictures: LabelledPictures,
     split: Split,
     *,
@@ -264,6 +264,20 @@ def _take_split(
     seed: int,
     file: Path,
 ) -> LabelledPictures:
+    """The pictures of one split of a list.
+
+    Args:
+        pictures: All of the list.
+        split: Which part.
+        said: What its column for the split says of each; None: it has none, and a share is held out.
+        words: What that column says for train, val and test.
+        share: Part to hold out.
+        seed: Of what is held out.
+        file: The list, for the messages.
+
+    Raises:
+        UserError: There is no picture of that split.
+    """
     if said is None:
         return part_of(pictures, split, share=share, seed=seed, name=str(file))
     train, val, test = words

@@ -19,6 +19,7 @@ from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.models.embedder import Embedder
 from mnvision.models.faster_rcnn import FasterRCNN
+from mnvision.models.geolocator import Geolocator
 from mnvision.models.ssd import LOSSES, SSD
 from mnvision.ops.resolution import input_size, stride_of
 from mnvision.types import Fit, Preprocessing
@@ -33,14 +34,16 @@ TASKS: dict[str, Callable[..., TaskModel]] = {
     "classify": Classifier,
     "embed": Embedder,
     "attributes": AttributeNetwork,
+    "geolocate": Geolocator,
 }
 # How a picture is fitted to the input, and how much of it is shown, where it is not stretched whole.
 FITS: dict[str, tuple[Fit, float]] = {
     "classify": ("crop", 0.875),
     "embed": ("crop", 1.0),
     "attributes": ("crop", 1.0),
+    "geolocate": ("crop", 0.875),
 }
-IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224, "embed": 160, "attributes": 224}
+IMAGE_SIZES = {"ssd": 300, "faster_rcnn": 320, "classify": 224, "embed": 160, "attributes": 224, "geolocate": 224}
 FORM_SIZES = {("ssd", "fpn"): 640}  # of forms that have another one than their task
 
 
@@ -53,10 +56,14 @@ def build_model(spec: ModelSpec) -> TaskModel:
     if spec.task not in TASKS:
         raise UserError(f"unknown task {spec.task!r}{did_you_mean(spec.task, TASKS, most=3, known=True)}")
     network = TASKS[spec.task]
-    known = set(inspect.signature(network).parameters) - {"backbone", "num_classes", "preprocessing"}
+    taken = set(inspect.signature(network).parameters)
+    known = taken - {"backbone", "num_classes", "preprocessing", "classes"}
     _check_options(spec.task_options, known=known, where=f"task {spec.task}")
     backbone = create_backbone(**spec.backbone_options)
-    model = network(backbone, num_classes=len(spec.classes), preprocessing=spec.preprocessing, **spec.task_options)
+    names = {"classes": spec.classes} if "classes" in taken else {}  # a network to which they say something
+    model = network(
+        backbone, num_classes=len(spec.classes), preprocessing=spec.preprocessing, **names, **spec.task_options
+    )
     model.spec = spec
     return model
 

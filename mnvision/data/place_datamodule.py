@@ -1,0 +1,159 @@
+"""The data of a geolocation run: pictures with places, whose classes are the cells that the earth is divided into."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnvision.data.class_datamodule import ClassDataModule
+from mnvision.data.drawn_places import LIST
+from mnvision.data.labelled import check_pictures, class_counts, refuse_shared
+from mnvision.data.lists import take_split
+from mnvision.data.places import PlaceColumns, read_places
+from mnvision.data.splits import Split
+from mnvision.errors import UserError
+from mnvision.ops.geo import best_constants, mean_places
+from mnvision.ops.partition import adaptive_cells
+from mnvision.ops.s2 import cell_centers, cell_levels, cell_tokens, find_cells, leaf_cells, read_tokens
+from mnvision.types import PlacedPictures
+
+log = logging.getLogger(__name__)
+
+_DRAWN = PlaceColumns(split="split")  # those of the drawn places' list
+_WORDS = ("train", "val", "test")
+
+
+class PlaceDataModule(ClassDataModule):
+    """Training, validation and test pictures with places; see `ClassDataModule` for the arguments.
+
+    Among its ``options`` are the task's keys of the partition (``max_photos``, ``min_photos``, ``min_level``,
+    ``max_level``, ``answer``). The cells follow from the training pictures unless ``classes`` or a checkpoint's
+    ``class_table`` name them. A picture outside every cell has the label -1: it has no loss, and its distance counts.
+    """
+
+    def load_split(self, split: Split) -> PlacedPictures:
+        """The pictures of a split with their cells, read when first asked for.
+
+        Raises:
+            UserError: A file or folder is missing or wrong, the cells are, or there is no such split.
+        """
+        known = self._splits.get(split)
+        if isinstance(known, PlacedPictures):
+            return known
+        pictures, leaves = self._read(split)
+        labels = find_cells(leaves, self.cells)
+        constants = self._constants if split != "train" else None
+        placed = replace(pictures, labels=labels, classes=tuple(cell_tokens(self.cells)), constants=constants)
+        log.info("%s: %s", split, describe_placed(placed))
+        if split == "train" and not (labels >= 0).any():
+            raise UserError(
+                f"{self.root} (train): no picture lies in one of the {len(self.cells)} cells. Expected pictures of "
+                "the places to learn; check data.classes and the columns of data.train"
+            )
+        self._splits[split] = placed
+        return placed
+
+    @functools.cached_property
+    def cells(self) -> np.ndarray:
+        """The cells: uint64 [K]."""
+        if self._class_table is not None:
+            return read_tokens(self._class_table[0])
+        if self._classes is not None:
+            try:
+                return read_tokens(self._classes)
+            except UserError as error:
+                raise UserError(f"data.classes: {error}") from error
+        _, leaves = self._read("train")
+        names = ("max_photos", "min_photos", "min_level", "max_level")
+        cells, counts = adaptive_cells(leaves, **{name: self._options[name] for name in names})
+        most = self._options["max_photos"]
+        if (full := int((counts > most).sum())) > 0:
+            log.warning(
+                "%d cells of task.max_level=%d hold more than task.max_photos=%d pictures",
+                *(full, self._options["max_level"], most),
+            )
+        return cells
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """The place that stands for each cell, as ``task.answer`` says."""
+        places = cell_centers(self.cells)
+        if self._options["answer"] == "mean":
+            train = self.load_split("train")
+            means = mean_places(train.coordinates, train.labels, count=len(self.cells))
+            places = np.where(np.isnan(means), places, means)
+        return {"places": places.tolist()}
+
+    @functools.cached_property
+    def _raw(self) -> dict[Split, tuple[PlacedPictures, np.ndarray]]:
+        return {}
+
+    def _read(self, split: Split) -> tuple[PlacedPictures, np.ndarray]:
+        """The pictures of a split without cells, and the finest cells around them."""
+        if split in self._raw:
+            return self._raw[split]
+        root = self._folder()
+        if self.format == "drawn_places":
+            rows = read_places(root / LIST, columns=_DRAWN)
+            file, pictures = root / LIST, rows.pictures
+            pictures = self._part(pictures, split, said=rows.splits, file=file)
+        else:
+            file, pictures = self._listed(split, root=root)
+        check_pictures(pictures, folder=self.image_folder(split), source=file)
+        self._raw[split] = pictures, leaf_cells(pictures.coordinates)
+        return self._raw[split]
+
+    def _listed(self, split: Split, *, root: Path) -> tuple[Path, PlacedPictures]:
+        options = self._options
+        columns = PlaceColumns(*(options[f"{name}_column"] for name in ("file", "latitude", "longitude", "split")))
+        if columns.split is not None and (options["val"] or options["test"]):
+            raise UserError(
+                f"data.split_column={columns.split} says what is measured on, and so do data.val and data.test; give "
+                "one of them"
+            )
+        if split != "train" and options[split] is not None:
+            file = root / options[split]
+            found = read_places(file, columns=columns).pictures
+            if (root / options["train"]).is_file():  # what is measured on must not have been trained on
+                learnt = read_places(root / options["train"], columns=columns).pictures
+                refuse_shared({"train": learnt, split: found}, name=str(root))
+            return file, found
+        file = root / options["train"]
+        rows = read_places(file, columns=columns)
+        if split == "train" and options["val"] is not None:
+            return file, rows.pictures
+        return file, self._part(rows.pictures, split, said=rows.splits, file=file)
+
+    def _part(self, pictures: PlacedPictures, split: Split, *, said: list[str] | None, file: Path) -> PlacedPictures:
+        share, seed = self._val_share, self._split_seed
+        taken = take_split(pictures, split, said=said, words=_WORDS, share=share, seed=seed, file=file)
+        assert isinstance(taken, PlacedPictures)
+        return taken
+
+    @functools.cached_property
+    def _constants(self) -> np.ndarray | None:
+        """The best constant answers of the training pictures; None where these are not at hand."""
+        try:
+            pictures, _ = self._read("train")
+        except UserError as error:
+            log.info("no constant answers to compare with: %s", error)
+            return None
+        return best_constants(pictures.coordinates)
+
+
+def describe_placed(pictures: PlacedPictures) -> str:
+    """One line about a split, such as ``900 pictures, 80 cells of levels 2 to 9, 3 to 50 pictures each``."""
+    parts = [f"{len(pictures):,} pictures, {len(pictures.classes):,} cells"]
+    if pictures.classes:
+        levels = cell_levels(read_tokens(pictures.classes))
+        counts = class_counts(pictures)
+        parts[0] += f" of levels {levels.min()} to {levels.max()}"
+        parts.append(f"{counts.min():,} to {counts.max():,} pictures each")
+    if outside := int((pictures.labels < 0).sum()):
+        parts.append(f"{outside:,} in no cell")
+    return ", ".join(parts)

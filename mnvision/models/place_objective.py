@@ -1,0 +1,51 @@
+"""What the training of a geolocator minimises where a near cell is to be less wrong than a far one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mnvision.models.geolocator import Geolocator
+from mnvision.ops.geo import haversine_tensor
+from mnvision.types import Labels
+
+
+class PlaceObjective(nn.Module):
+    """Cross-entropy with targets that fall off with the distance from the true place.
+
+    A cell whose answer lies ``d`` km from the picture's place gets a share in proportion to ``exp(-d / scale)``: the
+    nearest cell most, those within a few scales some, all others none (as in L. Haas et al., "PIGEON: Predicting Image
+    Geolocations", arXiv:2307.05845, equation 2). A picture that lies in no cell has no loss.
+
+    Args:
+        model: A geolocator. It is not part of this module: its parameters stay its own.
+        coordinates: float [I, 2], the places of the training pictures; None where their ids say nothing, as in a
+            stream: the place that stands for its cell is then taken for that of a picture.
+        scale: In km.
+    """
+
+    coordinates: Tensor | None
+
+    def __init__(self, model: Geolocator, *, coordinates: Tensor | None, scale: float) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple, so that it is not registered here
+        self.scale = scale
+        self.register_buffer("coordinates", coordinates, persistent=False)  # it follows from the data
+
+    def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
+        """The losses of a training batch [B, 3, S, S]."""
+        return {"class_loss": self.class_loss(self._model[0](images), targets)}
+
+    def class_loss(self, logits: Tensor, targets: Labels) -> Tensor:
+        """The loss of logits [B, K]: the mean over the pictures that lie in a cell."""
+        known = (targets.labels >= 0).to(logits.dtype)
+        losses = -(self.soft_targets(targets) * logits.float().log_softmax(-1)).sum(-1)
+        return (losses * known).sum() / known.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def soft_targets(self, targets: Labels) -> Tensor:
+        """The shares of the cells for each picture: float32 [B, K], rows summing to 1."""
+        answers = self._model[0].places  # [K, 2]
+        true = answers[targets.labels] if self.coordinates is None else self.coordinates[targets.image_ids]
+        distances = haversine_tensor(true[:, None].float(), answers[None])  # [B, K]
+        return (-distances / self.scale).softmax(-1)
