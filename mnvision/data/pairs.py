@@ -1,0 +1,235 @@
+"""Pairs of pictures for verification: made from identities, or read from a list; and who is in two splits."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnvision.errors import UserError, did_you_mean, file_error
+from mnvision.ops.folds import folds_in_order
+from mnvision.types import LabelledPictures, Pairs
+
+log = logging.getLogger(__name__)
+
+_ROUNDS = 8  # of drawing, each of twice as many pairs as are wanted; then there are as many as there are
+_COLUMNS = ("first", "second", "same")
+_YES, _NO = ("1", "true", "yes", "same"), ("0", "false", "no", "different")
+
+
+def make_pairs(labels: np.ndarray, *, count: int = 6000, folds: int = 10, seed: int = 0, name: str = "pairs") -> Pairs:
+    """Draw pairs where no protocol names any: as many of the same as of different identities, the same everywhere.
+
+    Identities are dealt to the folds, so that none is in two. For a pair of the same, first an identity is drawn, then
+    two of its pictures; for one of different ones two identities, then a picture of each: who has many pictures is not
+    in more pairs. No pair is drawn twice. Where a fold has not so many, it gets fewer, of both kinds alike.
+
+    Args:
+        labels: int64 [I], the identities; pictures of -1 are in no pair.
+        count: The most pairs, of all folds.
+        folds: The most folds; fewer where there are too few identities, each needing two, and one with two pictures.
+        seed: Of what is drawn, by numbers that do not depend on the machine.
+        name: What to call the pictures in an error.
+
+    Raises:
+        UserError: No identity has two pictures, or there is only one.
+    """
+    identities, counts = np.unique(labels[labels >= 0], return_counts=True)
+    several = int((counts > 1).sum())
+    folds = min(folds, several, len(identities) // 2, count // 2)
+    if folds < 1:
+        raise UserError(
+            f"{name}: no pairs can be made of {len(identities)} identities, of which {several} have two pictures or"
+            " more. Expected two identities at least, one of them with two pictures, and two pairs: give more pictures"
+            " of each, or a list of pairs"
+        )
+    rng = np.random.default_rng(seed)
+    # Dealt to and fro, those with most pictures first: every fold gets about as many, and of large ones, too.
+    dealt = identities[np.lexsort((rng.random(len(identities)), -counts))]
+    turn, fold_of = np.divmod(np.arange(len(dealt)), folds)
+    fold_of = np.where(turn % 2, folds - 1 - fold_of, fold_of)
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], identities)
+    rows_of = {int(who): order[start : start + n] for who, start, n in zip(identities, starts, counts, strict=True)}
+    wanted = count // (2 * folds)
+    found = []
+    for fold in range(folds):
+        groups = [rows_of[int(who)] for who in dealt[fold_of == fold]]
+        same = _draw_same([rows for rows in groups if len(rows) > 1], wanted, rng=rng)
+        different = _draw_different(groups, wanted, rng=rng)
+        each = min(len(same), len(different))
+        found += [(pair, True, fold) for pair in same[:each]] + [(pair, False, fold) for pair in different[:each]]
+    places = np.array([pair for pair, _, _ in found], dtype=np.int64).reshape(-1, 2)
+    pairs = Pairs(
+        first=places[:, 0],
+        second=places[:, 1],
+        same=np.array([same for _, same, _ in found], dtype=bool),
+        folds=np.array([fold for _, _, fold in found], dtype=np.int64),
+    )
+    log.info("%s: %d pairs made, in %d folds", name, len(pairs), folds)
+    return pairs
+
+
+def read_pair_list(file: str | Path, pictures: LabelledPictures) -> Pairs:
+    """Read a CSV file of pairs: its header names ``first``, ``second`` and ``same``, and may name ``fold``.
+
+    Args:
+        file: UTF-8; cells set apart by commas, semicolons or tabs. ``first`` and ``second`` are file names of pictures,
+            ``same`` is 1 or 0 (or true or false, yes or no, same or different), ``fold`` a whole number. Without folds
+            the same and the different pairs, each in their order, are cut into ten.
+        pictures: The split, whose file names the list uses.
+
+    Raises:
+        UserError: The file is missing or lacks a column; a line (given by its number) has an unknown picture, the same
+            one twice, or a value that cannot be read; there is no pair.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise UserError(f"list of pairs not found: {file}. Expected a CSV file with the columns {', '.join(_COLUMNS)}")
+    place_of = {pictures.file_name(i): i for i in range(len(pictures))}
+    rows: list[tuple[int, int, bool, int]] = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            first_line = text.readline()
+            mark = next((mark for mark in ",;\t" if mark in first_line), ",")
+            header = [cell.strip() for cell in first_line.strip().split(mark)]
+            missing = [column for column in _COLUMNS if column not in header]
+            if missing:
+                raise file_error(
+                    file,
+                    f"has no column {missing[0]!r} in its first line, a header. Expected {', '.join(_COLUMNS)}, and"
+                    f" fold if there is one; got {', '.join(header)}",
+                )
+            for cells in (reader := csv.reader(text, delimiter=mark, strict=True)):
+                if cells:
+                    number = reader.line_num + 1  # the header was read before
+                    if len(cells) != len(header):
+                        raise line_error(file, number, f"has {len(cells)} cells, expected {len(header)}: {header}")
+                    values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+                    rows.append(_pair(values, place_of=place_of, file=file, number=number))
+    except UnicodeDecodeError as error:
+        raise file_error(file, f"is not UTF-8 text ({error}). Save it as UTF-8") from error
+    except csv.Error as error:
+        raise file_error(file, f"is not CSV ({error}). Expected a row of cells on each line") from error
+    if not rows:
+        raise file_error(file, "has no pair. Expected a line for each below the header")
+    columns = np.array(rows, dtype=np.int64)
+    same = columns[:, 2].astype(bool)
+    folds = np.unique(columns[:, 3], return_inverse=True)[1] if "fold" in header else folds_in_order(same)
+    return Pairs(columns[:, 0], columns[:, 1], same, folds.astype(np.int64))
+
+
+def shared_identities(training: Sequence[str], protocol: Sequence[str]) -> list[str]:
+    """The identities of a protocol that are among those of a training, by their names, in the protocol's order.
+
+    Capitals and what stands between the words of a name make no difference.
+
+    >>> shared_identities(["George W Bush", "Ann Veneman"], ["Zico", "george_w_bush"])
+    ['george_w_bush']
+    """
+    known = {_plain(name) for name in training}
+    return [name for name in protocol if _plain(name) in known]
+
+
+def refuse_shared_identities(
+    training: LabelledPictures,
+    protocol: LabelledPictures,
+    *,
+    allowed: bool = False,
+    name: str = "the training pictures",
+) -> None:
+    """Refuse to measure on people that were trained on: that is no verification of people never seen.
+
+    Only identities that have a picture count, not names without one.
+
+    Args:
+        training: What is learnt from.
+        protocol: What is measured on.
+        allowed: Warn instead.
+        name: What to call the former in the message.
+
+    Raises:
+        UserError: They share identities; names some.
+    """
+    shared = shared_identities(_present(training), _present(protocol))
+    if not shared:
+        return
+    some = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+    message = (
+        f"{name}: {len(shared)} of {len(_present(protocol))} identities of the test are trained on, such as {some}. A"
+        " test of people that the network has seen says too much"
+    )
+    if not allowed:
+        raise UserError(f"{message}. Expected none: leave them out of the training, or allow it")
+    log.warning("%s", message)
+
+
+def line_error(file: Path, line: int, message: str) -> UserError:
+    """What is wrong with a line of a list, to be raised."""
+    return file_error(file, f"line {line} {message}")
+
+
+def _pair(
+    values: Mapping[str, str], *, place_of: Mapping[str, int], file: Path, number: int
+) -> tuple[int, int, bool, int]:
+    for name in (values["first"], values["second"]):
+        if name not in place_of:
+            near = did_you_mean(name, place_of) if len(place_of) < 10_000 else ""
+            raise line_error(file, number, f"names {name!r}, which is no picture of the split{near or '.'}")
+    if values["first"] == values["second"]:
+        raise line_error(file, number, f"pairs {values['first']!r} with itself; expected two pictures")
+    said = values["same"].lower()
+    if said not in (*_YES, *_NO):
+        raise line_error(file, number, f"has {values['same']!r} for same; expected 1 or 0")
+    fold = values.get("fold", "0")
+    if not re.fullmatch(r"[0-9]{1,9}", fold):
+        raise line_error(file, number, f"has the fold {fold!r}; expected a whole number")
+    return place_of[values["first"]], place_of[values["second"]], said in _YES, int(fold)
+
+
+def _draw_same(groups: Sequence[np.ndarray], wanted: int, *, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Up to so many different pairs of two places of one group."""
+    sizes = np.array([len(rows) for rows in groups])
+    found: dict[tuple[int, int], None] = {}
+    for _ in range(_ROUNDS):
+        who = _whole(rng.random(2 * wanted), len(groups))
+        one = _whole(rng.random(2 * wanted), sizes[who])
+        other = (one + 1 + _whole(rng.random(2 * wanted), sizes[who] - 1)) % sizes[who]
+        for k, i, j in zip(who.tolist(), one.tolist(), other.tolist(), strict=True):
+            found[int(groups[k][min(i, j)]), int(groups[k][max(i, j)])] = None
+        if len(found) >= wanted:
+            break
+    return list(found)[:wanted]
+
+
+def _draw_different(groups: Sequence[np.ndarray], wanted: int, *, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Up to so many different pairs of places of two groups."""
+    sizes = np.array([len(rows) for rows in groups])
+    found: dict[tuple[int, int], None] = {}
+    for _ in range(_ROUNDS):
+        one = _whole(rng.random(2 * wanted), len(groups))
+        other = (one + 1 + _whole(rng.random(2 * wanted), len(groups) - 1)) % len(groups)
+        one, other = np.minimum(one, other), np.maximum(one, other)
+        i, j = (_whole(rng.random(2 * wanted), sizes[who]) for who in (one, other))
+        for a, b, k, m in zip(one.tolist(), other.tolist(), i.tolist(), j.tolist(), strict=True):
+            found[int(groups[a][k]), int(groups[b][m])] = None
+        if len(found) >= wanted:
+            break
+    return list(found)[:wanted]
+
+
+def _whole(share: np.ndarray, below: np.ndarray | int) -> np.ndarray:
+    """Whole numbers from 0 on, below a limit, from numbers in 0..1; the same on every machine."""
+    return np.minimum((share * below).astype(np.int64), np.asarray(below) - 1)
+
+
+def _present(pictures: LabelledPictures) -> list[str]:
+    return [pictures.classes[label] for label in np.unique(pictures.labels[pictures.labels >= 0]).tolist()]
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.split(r"[\s_.\-]+", name.casefold())).strip()
