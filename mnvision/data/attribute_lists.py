@@ -183,6 +183,6 @@ def _refuse_shared_groups(groups: np.ndarray, splits: np.ndarray, *, file: Path)
             if len(shared):
                 raise file_error(
                     file,
-                    f"{len(shared)} groups are in both splits {first!r} and {second!r}, the first is {shared[0]!r}."
+                    f"{len(shared)} groups are in both splits {first!r} and {second!r}, the first is '{shared[0]}'."
                     " Expected every group in one split, or give data.group_column=null",
                 )
