@@ -50,7 +50,7 @@ class AttributeObjective(nn.Module):
             raise UserError("task.use_labels=false: there is nothing to learn from; give task.teacher=CHECKPOINT")
         # In tuples, so that they are not registered here.
         self._model = (model,)
-        self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)
+        self._teacher: tuple[AttributeNetwork, ...] = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self.weight = weight if teacher is not None else 0.0
         self.label_weight = 1 - self.weight if use_labels else 0.0
         self.register_buffer("positive_weights", positive_weights, persistent=False)  # it follows from the data
