@@ -26,6 +26,8 @@ def write_shards(cfg: dict[str, Any]) -> dict[str, int]:
     pictures = data.load_split(cfg["split"])
     if not isinstance(pictures, LabelledPictures) or isinstance(data, DetectionDataModule):
         raise UserError(f"data={cfg['data']['name']}: its pictures have boxes to be found; shards hold one class each")
+    if pictures.labels.ndim > 1:
+        raise UserError(f"data={data.format}: its pictures have attributes; shards hold one class each")
     if data.margin is not None or data.format == "shards":
         raise UserError(
             f"data={data.format}: shards hold whole pictures from files; give data of such, and no data.crop_to_box"

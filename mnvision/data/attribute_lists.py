@@ -108,7 +108,7 @@ def _read(
     mark = next((mark for mark in ",;\t" if mark in first), ",")
     reader = csv.reader(chain([first], text), delimiter=mark, strict=True)
     names: list[str] = []
-    codes, lines = bytearray(), {}
+    codes, lines = bytearray(), dict[str, int]()
     others: dict[str, list[str]] = {name: [] for name in (columns.split, columns.group) if name is not None}
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -153,8 +153,8 @@ def _read(
         raise file_error(file, f"line {reader.line_num} is not CSV ({error}). Correct the line") from error
     labels = decode_values(codes, attributes=max(1, len(chosen)))
     pictures = LabelledPictures(encode_names(names, source=file), labels, tuple(chosen))
-    said, groups = (None if name is None else np.array(others[name]) for name in (columns.split, columns.group))
-    return _Table(pictures, said, groups)
+    arrays: dict[str | None, np.ndarray | None] = {name: np.array(values) for name, values in others.items()}
+    return _Table(pictures, splits=arrays.get(columns.split), groups=arrays.get(columns.group))
 
 
 def _take(table: _Table, split: Split, *, share: float, seed: int, file: Path) -> LabelledPictures:
@@ -183,6 +183,6 @@ def _refuse_shared_groups(groups: np.ndarray, splits: np.ndarray, *, file: Path)
             if len(shared):
                 raise file_error(
                     file,
-                    f"{len(shared)} groups are in both splits {first!r} and {second!r}, the first is {shared[0]!r}."
+                    f"{len(shared)} groups are in both splits {first!r} and {second!r}, the first is '{shared[0]}'."
                     " Expected every group in one split, or give data.group_column=null",
                 )

@@ -75,7 +75,7 @@ class Identity:
             eye=(rng.uniform(-0.16, 0.04), rng.uniform(0.1, 0.16), rng.uniform(0.055, 0.1)),
             tilt=rng.uniform(-0.25, 0.25),
             iris=_IRIS[rng.integers(len(_IRIS))] + rng.uniform(-12, 12, 3),
-            brow=(rng.uniform(0.13, 0.22), rng.choice([0.022, 0.06]) * rng.uniform(0.8, 1.2), rng.uniform(-0.3, 0.3)),
+            brow=(rng.uniform(0.13, 0.22), rng.choice([0.02, 0.075]) * rng.uniform(0.8, 1.2), rng.uniform(-0.3, 0.3)),
             nose=(rng.uniform(0.24, 0.42), rng.uniform(0.07, 0.16)),
             mouth=(rng.uniform(0.46, 0.6), rng.uniform(0.2, 0.34), rng.uniform(0.025, 0.065)),
             lips=np.clip(skin * [0.86, 0.52, 0.52] + rng.uniform(-10, 10, 3), 20, 240),
@@ -187,14 +187,14 @@ class _Pen:
         for side in (-1, 1):
             self.fill(_ellipse(side * person.width, 0.05, person.ear * 0.8, person.ear * 1.3), shadow)
             if shot.earrings:
-                self.fill(_ellipse(side * (person.width + 0.03), 0.14 + person.ear * 1.3, 0.06, 0.075), _GOLD)
+                self.fill(_ellipse(side * (person.width + 0.03), 0.16 + person.ear * 1.3, 0.08, 0.1), _GOLD)
         self.fill(outline, person.skin)
         if person.beard:
             lower = outline[outline[:, 1] > 0.24]
             top = person.mouth[0] + 0.1  # below the mouth, so that a moustache can be told from it
             self.fill(np.concatenate([lower, [[-0.32, top], [0.32, top]]]), 0.75 * person.hair)
         for spot in person.freckles:
-            self.fill(_ellipse(spot[0] + shot.yaw, spot[1], 0.02, 0.02), 0.72 * person.skin)
+            self.fill(_ellipse(spot[0] + shot.yaw, spot[1], 0.028, 0.028), 0.66 * person.skin)
         self._features(person)
         self._hair_or_hat(person, outline, things)
         if shot.glasses:
@@ -219,7 +219,7 @@ class _Pen:
         self.fill(nose, 0.88 * person.skin)
         self.line(nose[1:] + [0, 0.01], 0.62 * person.skin, 0.03)
         level, half, thick = person.mouth
-        curve = 0.14 if shot.smiling else -0.03
+        curve = 0.2 if shot.smiling else -0.06
         across = np.linspace(-1, 1, 15)
         upper = np.stack([half * across + shot.yaw, level - curve * across**2 + 0.5 * curve], axis=1)
         if person.moustache:

@@ -211,10 +211,9 @@ class AttributeMetric:
 
     def _gather(self) -> tuple[np.ndarray, np.ndarray]:
         """Ids int64 [N] and probabilities float32 [N, A] of all processes, each picture once, in the split's order."""
-        empty = np.zeros(0, np.int64), np.zeros((0, len(self.names)), np.float32)
-        batches = list(zip(*self._batches, strict=True)) or [(), ()]
-        shard = tuple(joined(column, empty=none) for column, none in zip(batches, empty, strict=True))
-        ids, probabilities = gather_columns(shard)
+        ids = joined([ids for ids, _ in self._batches], empty=np.zeros(0, np.int64))
+        told = joined([rows for _, rows in self._batches], empty=np.zeros((0, len(self.names)), np.float32))
+        ids, probabilities = gather_columns((ids, told))
         total = len(self.pictures)
         if ((ids < 0) | (ids >= total)).any():
             raise UserError(f"Attributes: image ids outside 0..{total - 1}; evaluate with the pictures that were read.")
