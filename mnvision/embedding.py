@@ -12,22 +12,25 @@ from torch import Tensor
 
 from mnvision.class_pictures import NEUTRAL, RIGHT, WRONG, Caption, mistakes_sheet
 from mnvision.classification import pixels_of
+from mnvision.data.class_dataset import ClassDataset
 from mnvision.data.splits import Split
-from mnvision.embedding_figures import distances_picture, roc_picture
+from mnvision.embedding_figures import distance_picture, roc_picture
 from mnvision.figures import save
 from mnvision.files import write_text
-from mnvision.index import write_index
-from mnvision.metrics.embeddings import EmbeddingMetric
+from mnvision.index import nearest, write_index
+from mnvision.metrics.embeddings import FARS, EmbeddingMetric
+from mnvision.metrics.verification import area_under_curve
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.embedder import Embedder
 from mnvision.outputs import write_picture
+from mnvision.pair_pictures import pair_captions, pairs_sheet
 from mnvision.report_plans import EMBEDDING
 from mnvision.types import PairedPictures
 
 CHOSEN_BY = "top_k"  # how much predict tells of a picture: its nearest ones
 COLUMNS: Mapping[str, str] = {"pairs": "val/accuracy", "AUC": "val/auc", "rank-1": "val/rank1"}
 PLAN = EMBEDDING
-SHOWN_PAIRS = 20  # wrong ones, on their sheet
+SHOWN_PAIRS = 18  # wrong ones, on their sheet
 NEIGHBOURS = 5  # of a picture, on theirs
 _MEANINGS = {
     "accuracy": "pairs told right, mean over the folds",
@@ -68,16 +71,25 @@ def summary(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> str:
 
 def by_class(metric: EmbeddingMetric) -> tuple[dict[str, float], dict[str, float]]:
     """Accuracy of each fold."""
-    return {f"fold {number}": accuracy for number, accuracy in metric.by_fold().items()}, {}
+    judged = metric.verified()
+    if judged is None:
+        return {}, {}
+    return {f"fold {fold + 1}": value for fold, value in zip(judged.folds, judged.accuracies.tolist(), strict=True)}, {}
 
 
 def write_results(metric: EmbeddingMetric, folder: Path) -> None:
     """Write ``predictions.json``, the distance of every pair, and the two drawings of the report page."""
     write_text(folder / "predictions.json", json.dumps(metric.results()))
-    judged, curve = metric.judged(), metric.roc()
-    if curve is not None:
-        save(roc_picture(curve), folder / "roc")
-        save(distances_picture(judged, threshold=metric.compute()["threshold"]), folder / "distances")
+    judged, curve, verified = metric.judged(), metric.roc(), metric.verified()
+    if curve is None:
+        return
+    marks = {far: metric.validation_rate(far) for far in FARS.values()}
+    different = int((~judged.same).sum())
+    save(
+        roc_picture(curve.far, curve.val, auc=area_under_curve(curve), different=different, marks=marks), folder / "roc"
+    )
+    threshold = None if verified is None else float(verified.thresholds.mean())
+    save(distance_picture(judged.distances, judged.same, threshold=threshold), folder / "distances")
 
 
 def write_pictures(
@@ -85,40 +97,14 @@ def write_pictures(
 ) -> list[Path]:
     """Write ``neighbours.jpg``, some pictures with those nearest to them, and ``pairs.jpg``, the worst mistakes."""
     dataset = data.dataset(split, training=False)
-    ids, embeddings = metric.embeddings()
-    rows = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
-    labels = metric.truth.labels[ids]
-    images, texts = [], []
-    for row in rows.tolist():
-        distances = 2 - 2 * embeddings @ embeddings[row]
-        distances[row] = -1  # itself comes first
-        nearest = np.argsort(distances, kind="stable")[: NEIGHBOURS + 1]
-        found = [image for place in nearest if (image := pixels_of(dataset, int(ids[place]))) is not None]
-        if len(found) < len(nearest):
-            continue
-        images += found
-        for place in nearest.tolist():
-            same = labels[place] == labels[row]
-            value = "" if place == row else f"{max(0, distances[place]):.2f}"
-            color = NEUTRAL if place == row else RIGHT if same else WRONG
-            texts.append([Caption(_identity(metric, int(labels[place])), value, color)])
     written = []
-    if images:
-        written.append(folder / "neighbours.jpg")
-        write_picture(written[-1], mistakes_sheet(images, texts, columns=NEIGHBOURS + 1, cell=200))
-    images, texts = [], []
-    for pair in metric.hardest_pairs(SHOWN_PAIRS) if count else []:
-        places = (pair.first, pair.second)
-        found = [image for place in places if (image := pixels_of(dataset, place)) is not None]
-        if len(found) < 2:
-            continue
-        images += found
-        verdict = Caption("taken for two" if pair.same else "taken for one", f"{pair.distance:.2f}", WRONG)
-        names = [Caption(_identity(metric, int(metric.truth.labels[place]))) for place in places]
-        texts += [[names[0], verdict], [names[1], Caption("")]]
-    if images:
-        written.append(folder / "pairs.jpg")
-        write_picture(written[-1], mistakes_sheet(images, texts, columns=4, cell=224))
+    for name, sheet in (
+        ("neighbours.jpg", _neighbours(metric, dataset, count=count)),
+        ("pairs.jpg", _worst_pairs(metric, dataset) if count else None),
+    ):
+        if sheet is not None:
+            written.append(folder / name)
+            write_picture(written[-1], sheet)
     return written
 
 
@@ -145,15 +131,57 @@ def write_entries(
     cfg: Mapping[str, Any],
 ) -> str:
     """Write the index, ``index/``, and name in each entry the ``top_k`` nearest other pictures."""
-    embeddings = np.stack([one.numpy() for one in found]) if len(found) else np.zeros((0, 1), np.float32)
-    paths = [one["file"] for one in entries]
+    if not found:
+        return "no picture could be read"
+    embeddings, paths = np.stack([one.numpy() for one in found]), [one["file"] for one in entries]
     write_index(folder / "index", embeddings, paths, model=model)
+    cosines, places = nearest(embeddings, embeddings, count=cfg["top_k"] + 1)
     for row, one in enumerate(entries):
-        distances = 2 - 2 * embeddings @ embeddings[row]
-        distances[row] = np.inf
-        nearest = np.argsort(distances, kind="stable")[: min(cfg["top_k"], len(entries) - 1)].tolist()
-        one["nearest"] = [{"file": paths[place], "distance": round(float(distances[place]), 5)} for place in nearest]
+        pairs = zip(places[row].tolist(), cosines[row].tolist(), strict=True)
+        named = [
+            {"file": paths[place], "distance": round(2 - 2 * cosine, 5)} for place, cosine in pairs if place != row
+        ]
+        one["nearest"] = named[: cfg["top_k"]]
     return f"{len(entries)} embeddings of {embeddings.shape[1]} numbers in {folder / 'index'}"
+
+
+def _neighbours(metric: EmbeddingMetric, dataset: ClassDataset, *, count: int) -> np.ndarray | None:
+    """A sheet of some pictures, spread evenly over the split, each at the head of a row of those nearest to it."""
+    ids, embeddings = metric.embeddings()
+    usable = np.flatnonzero(np.isfinite(embeddings).all(axis=1))
+    ids, embeddings = ids[usable], embeddings[usable]
+    rows = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    if not len(rows):
+        return None
+    labels = metric.truth.labels[ids]
+    cosines, places = nearest(embeddings, embeddings[rows], count=NEIGHBOURS + 1)
+    images: list[np.ndarray] = []
+    texts = []
+    for row, near, likeness in zip(rows.tolist(), places.tolist(), cosines.tolist(), strict=True):
+        others = [(place, 2 - 2 * cosine) for place, cosine in zip(near, likeness, strict=True) if place != row]
+        shown = [(row, 0.0), *others[:NEIGHBOURS]]
+        found = [image for place, _ in shown if (image := pixels_of(dataset, int(ids[place]))) is not None]
+        if len(found) < len(shown):
+            continue
+        images += found
+        for place, distance in shown:
+            color = NEUTRAL if place == row else RIGHT if labels[place] == labels[row] else WRONG
+            value = "" if place == row else f"{max(0.0, distance):.2f}"
+            texts.append([Caption(_identity(metric, int(labels[place])), value, color)])
+    return mistakes_sheet(images, texts, columns=min(NEIGHBOURS + 1, len(ids)), cell=200) if images else None
+
+
+def _worst_pairs(metric: EmbeddingMetric, dataset: ClassDataset) -> np.ndarray | None:
+    """A sheet of the pairs that were told wrong."""
+    pairs, texts = [], []
+    for pair in metric.hardest_pairs(SHOWN_PAIRS):
+        first, second = (pixels_of(dataset, place) for place in (pair.first, pair.second))
+        if first is None or second is None:
+            continue
+        one, other = (_identity(metric, int(metric.truth.labels[place])) for place in (pair.first, pair.second))
+        pairs.append((first, second))
+        texts.append(pair_captions((one, other), pair.distance, pair.threshold, same=pair.same))
+    return pairs_sheet(pairs, texts) if pairs else None
 
 
 def _identity(metric: EmbeddingMetric, label: int) -> str:

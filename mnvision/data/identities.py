@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -62,28 +61,3 @@ def present_alone(pictures: LabelledPictures) -> LabelledPictures:
     return replace(
         pictures, labels=table[pictures.labels], classes=tuple(pictures.classes[label] for label in present.tolist())
     )
-
-
-def refuse_known_identities(known: Sequence[str], measured: Sequence[str], *, name: str, allowed: bool) -> None:
-    """Refuse to measure on identities that were trained on: a model knows these faces, and looks better than it is.
-
-    Args:
-        known: Names of the identities of the training.
-        measured: Names of those to measure on.
-        name: What to call the latter's pictures.
-        allowed: Say so in a warning instead.
-
-    Raises:
-        UserError: Some names are in both.
-    """
-    both = sorted(set(known) & set(measured))
-    if not both:
-        return
-    some = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
-    what = f"{name}: {len(both)} of its {len(set(measured))} identities were trained on ({some})"
-    if not allowed:
-        raise UserError(
-            f"{what}. Expected others, or the numbers say nothing of strangers; take them out of one side, or give "
-            "data.allow_overlap=true to measure all the same"
-        )
-    log.warning("%s: the numbers are those of known faces", what)

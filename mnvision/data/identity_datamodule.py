@@ -10,11 +10,12 @@ from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.class_dataset import ClassCollate
 from mnvision.data.class_formats import Request
 from mnvision.data.folders import SplitFolders, class_names, read_classes
-from mnvision.data.identities import hold_out_identities, present_alone, refuse_known_identities
+from mnvision.data.identities import hold_out_identities, present_alone
 from mnvision.data.identity_sampler import IdentitySampler
+from mnvision.data.lfw import FOLDS, read_lfw
 from mnvision.data.lists import Columns, read_list
 from mnvision.data.loaders import make_loader
-from mnvision.data.pairs import make_pairs
+from mnvision.data.pairs import make_pairs, refuse_shared_identities
 from mnvision.data.splits import Split
 from mnvision.ops.processes import rank_and_size
 from mnvision.types import LabelledPictures, PairedPictures
@@ -40,14 +41,14 @@ class IdentityDataModule(ClassDataModule):
             asked = Request(self._folder(), split, self._classes, self._val_share, self._split_seed, self._options)
             pictures = READERS[self.format](asked)
             if split != "train":
-                refuse_known_identities(
-                    self._trained(),
-                    pictures.classes,
-                    name=f"{self.root} ({split})",
-                    allowed=self._options["allow_overlap"],
-                )
+                name = f"{self.root} ({split})"
+                allowed = self._options["allow_overlap"]
+                refuse_shared_identities(self._trained(), pictures, allowed=allowed, name=name)
                 if not isinstance(pictures, PairedPictures):
-                    pictures = make_pairs(pictures, count=self._options["pair_count"], seed=self._split_seed)
+                    pairs = make_pairs(
+                        pictures.labels, count=self._options["pair_count"], seed=self._split_seed, name=name
+                    )
+                    pictures = PairedPictures(**vars(pictures), pairs=pairs)
             self._keep(split, pictures)
         return self._splits[split]
 
@@ -117,8 +118,19 @@ def _read_lists(asked: Request) -> LabelledPictures:
     return hold_out_identities(pictures, split, share=share, seed=seed, name=str(root / options["train"]))
 
 
+def _read_lfw(asked: Request) -> LabelledPictures:
+    """LFW with its protocol, whose file is in the folder of the pictures or beside it."""
+    root, split, _, share, seed, options = asked
+    file = next(
+        (file for file in (root / options["pairs"], root.parent / options["pairs"]) if file.is_file()),
+        root / options["pairs"],
+    )
+    return read_lfw(root, file, split, test_folds=options["test_folds"] or FOLDS, val_share=share, seed=seed)
+
+
 READERS: dict[str, Callable[[Request], LabelledPictures]] = {
     "drawn_faces": _read_folders,
     "faces": _read_folders,
     "identity_list": _read_lists,
+    "lfw": _read_lfw,
 }

@@ -136,36 +136,31 @@ def shared_identities(training: Sequence[str], protocol: Sequence[str]) -> list[
 
 
 def refuse_shared_identities(
-    training: LabelledPictures,
-    protocol: LabelledPictures,
-    *,
-    allowed: bool = False,
-    name: str = "the training pictures",
+    known: Sequence[str], measured: LabelledPictures, *, name: str, allowed: bool = False
 ) -> None:
     """Refuse to measure on people that were trained on: that is no verification of people never seen.
 
-    Only identities that have a picture count, not names without one.
-
     Args:
-        training: What is learnt from.
-        protocol: What is measured on.
+        known: Names of the identities of the training.
+        measured: What is measured on; of its identities those that have a picture count.
+        name: What to call it in the message.
         allowed: Warn instead.
-        name: What to call the former in the message.
 
     Raises:
         UserError: They share identities; names some.
     """
-    shared = shared_identities(_present(training), _present(protocol))
+    there = _present(measured)
+    shared = shared_identities(known, there)
     if not shared:
         return
     some = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
-    message = (
-        f"{name}: {len(shared)} of {len(_present(protocol))} identities of the test are trained on, such as {some}. A"
-        " test of people that the network has seen says too much"
-    )
+    message = f"{name}: {len(shared)} of its {len(there)} identities were trained on, such as {some}"
     if not allowed:
-        raise UserError(f"{message}. Expected none: leave them out of the training, or allow it")
-    log.warning("%s", message)
+        raise UserError(
+            f"{message}. Expected none, as a test of people that the network has seen says too much: take them out of"
+            " one side, or give data.allow_overlap=true to measure all the same"
+        )
+    log.warning("%s: the numbers are those of people that the network has seen", message)
 
 
 def line_error(file: Path, line: int, message: str) -> UserError:

@@ -133,6 +133,17 @@ class EmbeddingMetric:
         judged = self.judged()
         return roc_curve(judged) if 0 < judged.same.sum() < len(judged.same) else None
 
+    def verified(self) -> Verification | None:
+        """Accuracy and threshold of each fold; None without pairs to test, or to choose a threshold by."""
+        return self._verify(self.judged())
+
+    def validation_rate(self, far: float) -> float:
+        """The mean share of same pairs accepted at a false accept rate, as among the numbers; -1 where undefined."""
+        judged = self._foldable(self.judged())
+        if self._verify(judged) is None:
+            return -1.0
+        return _mean(validation_rate(judged, far=far, threshold_from=self.threshold_from).rates)
+
     def hardest_pairs(self, count: int) -> list[WrongPair]:
         """The pairs that were told wrong, those farthest from the threshold of their fold first."""
         pairs, distances = self._distances()

@@ -1,0 +1,142 @@
+"""Data of identities: who is learnt, and who is measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mnvision import build
+from mnvision.data.identity_datamodule import IdentityDataModule
+from mnvision.errors import UserError
+from mnvision.types import Preprocessing
+from tests.runs import configure
+
+NAMES = ["ann", "bob", "cat", "dan", "eve", "fay", "gus", "hal"]
+
+
+def draw(folder: Path, names: list[str], *, pictures: int = 3) -> None:
+    """Grey pictures whose brightness tells the identity."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(pictures):
+            image = np.full((12, 12, 3), 30 * NAMES.index(name) + number, np.uint8)
+            cv2.imwrite(str(folder / name / f"{number}.png"), image)
+
+
+def module(root: Path, *, name: str = "faces", **given) -> IdentityDataModule:
+    options = {"per_identity": None, "pair_count": 20, "allow_overlap": False}
+    if name == "identity_list":
+        options |= {"images": ".", "train": "train.csv", "val": None, "test": None}
+        options |= {"file_column": "file", "label_column": "label", "split_column": None}
+    options |= {key: given.pop(key) for key in list(given) if key in options}
+    settings = {"preprocessing": Preprocessing(8, fit="crop"), "batch_size": 4, "num_workers": 0, "augment": "none"}
+    return IdentityDataModule(name=name, root=root, options=options, **{**settings, **given})
+
+
+def people(data: IdentityDataModule, split: str) -> set[str]:
+    """By the brightness of their pictures, as the loader gives them."""
+    found = set()
+    pictures = data.load_split(split)
+    for batch in data.evaluation_dataloader(split):
+        for image, label in zip(batch.images.float(), batch.targets.labels.tolist(), strict=True):
+            name = NAMES[int(image.mean().round()) // 30]
+            assert pictures.classes[label] == name
+            found.add(name)
+    assert found == set(pictures.classes)
+    return found
+
+
+def test_without_a_split_identities_are_held_out(tmp_path):
+    draw(tmp_path, NAMES)
+    data = module(tmp_path, val_share=0.25)
+    train, val = people(data, "train"), people(data, "val")
+    assert (len(train), len(val)) == (6, 2)
+    assert train | val == set(NAMES)
+    assert people(module(tmp_path, val_share=0.25, split_seed=0), "val") == val
+    assert any(people(module(tmp_path, val_share=0.25, split_seed=seed), "val") != val for seed in range(1, 4))
+    pairs = data.load_split("val").pairs
+    assert pairs.same.sum() == (~pairs.same).sum() > 0
+    labels = data.load_split("val").labels
+    assert ((labels[pairs.first] == labels[pairs.second]) == pairs.same).all()
+    with pytest.raises(UserError, match="there is no test split"):
+        data.load_split("test")
+
+
+def test_folders_of_their_own(tmp_path):
+    draw(tmp_path / "train", NAMES[:5])
+    draw(tmp_path / "test", NAMES[5:])
+    data = module(tmp_path, val_share=0.4)
+    assert people(data, "train") | people(data, "val") == set(NAMES[:5])
+    assert people(data, "test") == set(NAMES[5:])
+    draw(tmp_path / "val", NAMES[:2])
+    data = module(tmp_path)
+    assert people(data, "train") == set(NAMES[:5])
+    with pytest.raises(UserError, match=r"2 of 2 identities .* such as ann, bob.*"):
+        data.load_split("val")
+    data = module(tmp_path, allow_overlap=True)
+    data.load_split("train")
+    assert people(data, "val") == {"ann", "bob"}
+
+
+def test_a_checkpoint_knows_whom_it_was_trained_on(tmp_path):
+    draw(tmp_path / "train", NAMES[:4])
+    draw(tmp_path / "val", NAMES[4:])
+    table = (["Eve", "zoe"], [1, 2])
+    with pytest.raises(UserError, match="1 of 4 identities"):
+        module(tmp_path, class_table=table).load_split("val")
+    data = module(tmp_path, class_table=(["zoe"], [1]))
+    assert people(data, "val") == set(NAMES[4:])
+    assert data.classes == ("zoe",)
+    # Weights that are measured as they are were trained on nobody here.
+    data = module(tmp_path)
+    assert people(data, "val") == set(NAMES[4:])
+    assert data.classes == tuple(NAMES[4:])
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_lists(tmp_path, column):
+    draw(tmp_path, NAMES)
+    rows = [f"{name}/{number}.png,{name},{'train' if name < 'f' else 'val'}" for name in NAMES for number in range(3)]
+    (tmp_path / "train.csv").write_text("\n".join(["file,label,part", *rows]))
+    if column:
+        data = module(tmp_path, name="identity_list", split_column="part")
+        assert people(data, "train") == set(NAMES[:5])
+        assert people(data, "val") == set(NAMES[5:])
+    else:
+        data = module(tmp_path, name="identity_list", val_share=0.25)
+        assert len(people(data, "val")) == 2
+        (tmp_path / "val.csv").write_text("\n".join(["file,label", *(row.rpartition(",")[0] for row in rows[:6])]))
+        data = module(tmp_path, name="identity_list", val="val.csv")
+        assert people(data, "val") == {"ann", "bob"}
+        assert people(data, "train") == set(NAMES)
+
+
+def test_batches_of_identities(tmp_path):
+    draw(tmp_path, NAMES)
+    data = module(tmp_path, val_share=0.25, batch_size=6, per_identity=3)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3
+    for batch in batches:
+        counts = np.bincount(batch.targets.labels.numpy())
+        assert sorted(counts[counts > 0].tolist()) == [3, 3]
+
+
+def test_losses_within_a_batch_get_batches_of_identities(tmp_path):
+    def per_identity(*words: str):
+        cfg = configure("train", "task=embed", "data=faces", f"data.root={tmp_path}", *words)
+        return build.build_data(cfg, preprocessing=Preprocessing(8))._options["per_identity"]
+
+    assert per_identity() is None
+    assert per_identity("task.loss=triplet") == 4
+    assert per_identity("task.loss=contrastive", "data.per_identity=2") == 2
+
+
+def test_too_few_identities(tmp_path):
+    draw(tmp_path, NAMES[:3])
+    with pytest.raises(UserError, match="3 identities. Expected four or more"):
+        module(tmp_path).load_split("train")
+    with pytest.raises(UserError, match="above 0 and below 1"):
+        module(tmp_path, val_share=1.0).load_split("train")
