@@ -67,7 +67,7 @@ def test_what_a_run_leaves_behind(trained):
 def test_evaluation_repeats_the_numbers_of_the_training(trained, tmp_path):
     again = run.evaluate(configure("eval", *TRAINER, f"ckpt={best(trained)}", f"output_dir={tmp_path / 'a'}"))
     assert again == json.loads((trained / "metrics.json").read_text())
-    words = (f"ckpt={best(trained)}", "task.flip=true", f"output_dir={tmp_path / 'b'}")
+    words = ("task=embed", f"ckpt={best(trained)}", "task.flip=true", f"output_dir={tmp_path}/b")
     flipped = run.evaluate(configure("eval", *TRAINER, *words))
     assert flipped != again
 
@@ -125,7 +125,7 @@ def test_wrong_wishes(root, trained, tmp_path):
     from mnvision.checkpoint import save_model
 
     save_model(classifier, tmp_path / "c.ckpt")
-    with pytest.raises(UserError, match="holds a model of task classify, expected an embedder"):
+    with pytest.raises(UserError, match="holds a model of task classify, expected one of task embed"):
         build_teacher(configure("train", *TINY, root, f"task.teacher={tmp_path / 'c.ckpt'}"))
     with pytest.raises(UserError, match="task.embedding_size=16, or task.teacher_weight=0"):
         train(tmp_path / "x", root, f"task.teacher={best(trained)}", "task.embedding_size=8")
