@@ -26,6 +26,9 @@ LAYERS = [
         "visualize",
         "class_pictures",
         "class_figures",
+        "embedding_figures",
+        "pair_pictures",
+        "faiss_search",
         "report_plans",
         "charts",
         "page",
@@ -49,6 +52,7 @@ LAYERS = [
         "callbacks",
         "steering",
         "inference",
+        "index",
         "report",
         "outputs",
         "counts",
@@ -60,7 +64,7 @@ LAYERS = [
     {"module", "recall", "detection", "classification"},
     {"kinds", "objectives"},
     {"build", "measuring"},
-    {"run", "predicting", "costs", "tables", "sharding"},
+    {"run", "predicting", "searching", "costs", "tables", "sharding"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -76,7 +80,8 @@ HOMES = {
     "scipy": {"data.stanford_dogs"},
     "simplejpeg": {"ops.fast_jpeg"},
     "timm": {"backbones.timm_adapter"},
-    "matplotlib": {"figures", "class_figures"},
+    "matplotlib": {"figures", "class_figures", "embedding_figures"},
+    "faiss": {"faiss_search"},
     "onnx": set(),
 }
 
