@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,9 @@ def roc_picture(
     axes.set(xlim=(low, 1), ylim=(0, 1.02), xlabel="FAR: different pairs accepted", ylabel="VAL: same pairs accepted")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(f"area under the curve {auc:.4f} (on linear axes)", fontsize=11)
-    place = "upper left" if np.interp(0.02, far, val) < 0.55 else "lower right"  # where the curve is not
+    place: Literal["upper left", "lower right"] = (
+        "upper left" if np.interp(0.02, far, val) < 0.55 else "lower right"
+    )  # where the curve is not
     axes.legend(edgecolor="none", framealpha=0.85, fontsize=9, loc=place)
     _tidy(axes)
     return figure
@@ -89,8 +91,8 @@ def distance_picture(
     for kind, color, name in ((same, _BLUE, "same"), (~same, _RED, "different")):
         some = distances[shown & kind]
         label = f"{int(kind.sum()):,} {name} pairs"
-        axes.hist(some, bins=edges, color=color, alpha=0.35, linewidth=0)
-        axes.hist(some, bins=edges, color=color, histtype="step", linewidth=1.4, label=label)
+        axes.hist(some, bins=edges.tolist(), color=color, alpha=0.35, linewidth=0)
+        axes.hist(some, bins=edges.tolist(), color=color, histtype="step", linewidth=1.4, label=label)
     if threshold is not None and threshold >= 0:
         axes.axvline(
             threshold, color=_GREY, ymax=0.86, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.3f}"
