@@ -1,4 +1,4 @@
-"""The command line: ``mnvision train | eval | predict | profile | tables | shards`` and the scripts of ``tools/``.
+"""The command line, ``mnvision COMMAND``, and the scripts of ``tools/``.
 
 Hydra composes the configuration and this file checks it, so that every wrong key is answered with the nearest right
 one; only then is the rest of the program loaded, and torch with it.
@@ -34,6 +34,7 @@ from mnvision.overrides import (
     explain,
     is_override,
     is_sweep,
+    name_pictures,
     names_one_folder,
     override_keys,
     quote,
@@ -48,6 +49,8 @@ COMMANDS = {
     "profile": "exact mult-adds and parameters of a model, layer by layer; reads no data and no weights",
     "tables": "the tables of the MobileNet paper beside ours; or the runs of a sweep, side by side",
     "shards": "a data set's pictures in tar files that training can stream",
+    "search": "the pictures of an index that are nearest to yours, by an embedder",
+    "verify": "whether two pictures show the same, by an embedder",
 }
 HELP = """\
 mnvision {version}: MobileNet for every vision task of its paper
@@ -65,6 +68,7 @@ Examples:
   mnvision predict ckpt=best.ckpt source=photos/
   mnvision profile backbone.alpha=0.75
   mnvision tables                                   the tables of the paper beside ours
+  mnvision verify a.jpg b.jpg ckpt=best.ckpt
 
 `mnvision COMMAND --help` lists its groups and every key with its value.
 Set MNVISION_TRACEBACK=1 for the traceback of an error."""
@@ -118,6 +122,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
     """Compose, check and run; every way out but success is a SystemExit."""
     configure_logging()
     try:
+        arguments = name_pictures(arguments) if command == "verify" else arguments
         check_hydra_keys(arguments)
         overrides = rewrite(arguments, groups=config_groups())
         recalled = recalled_groups(overrides, command=command)
@@ -126,7 +131,7 @@ def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -
             overrides += [f"hydra.sweep.dir={word.split('=', 1)[1]}" for word in overrides if names_one_folder(word)]
             _check_sweep(overrides, command=command)
         with contextlib.ExitStack() as stack:
-            if command in ("profile", "tables") and is_sweep(arguments):
+            if command in ("profile", "tables", "verify") and is_sweep(arguments):
                 overrides.append(stack.enter_context(_passing_sweep_folder()))
             _compose(
                 overrides,
@@ -221,6 +226,10 @@ def _load(command: str) -> Callable[[dict[str, Any]], object]:
         from mnvision import sharding
 
         return sharding.write_shards
+    if command in ("search", "verify"):
+        from mnvision import searching
+
+        return {"search": searching.search, "verify": searching.verify}[command]
     if command == "predict":
         from mnvision import predicting
 

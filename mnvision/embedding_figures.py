@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,8 @@ def roc_picture(
     axes.set(xlim=(low, 1), ylim=(0, 1.02), xlabel="FAR: different pairs accepted", ylabel="VAL: same pairs accepted")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(f"area under the curve {auc:.4f} (on linear axes)", fontsize=11)
-    place: Any = "upper left" if np.interp(0.02, far, val) < 0.55 else "lower right"  # where the curve is not
+    # where the curve is not
+    place: Literal["upper left", "lower right"] = "upper left" if np.interp(0.02, far, val) < 0.55 else "lower right"
     axes.legend(edgecolor="none", framealpha=0.85, fontsize=9, loc=place)
     _tidy(axes)
     return figure

@@ -20,6 +20,8 @@ from mnvision.errors import UserError, did_you_mean
 from mnvision.paths import PATH_KEYS
 from mnvision.schema_data import BOXES, DATA, DATA_OF_TASK
 
+# Hydra's flags that are followed by a value of their own.
+_VALUE_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c")
 SWEEP_FLAGS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
@@ -47,6 +49,29 @@ def rewrite(arguments: Sequence[str], *, groups: Sequence[str]) -> list[str]:
             value = _quote_paths(match[2], sweep=sweep) if match[1] in PATH_KEYS else match[2]
             rewritten.append(f"++{match[1]}={value}")
     return rewritten
+
+
+def name_pictures(arguments: Sequence[str]) -> list[str]:
+    """Turn the two bare paths of ``mnvision verify a.jpg b.jpg`` into its keys ``first`` and ``second``.
+
+    >>> name_pictures(["a.jpg", "ckpt=best.ckpt", "b.jpg"])
+    ['first=a.jpg', 'ckpt=best.ckpt', 'second=b.jpg']
+
+    Raises:
+        UserError: There is one bare path, or more than two.
+    """
+    bare = [
+        place
+        for place, word in enumerate(arguments)
+        if word and "=" not in word and word[0] not in "-~" and (place == 0 or arguments[place - 1] not in _VALUE_FLAGS)
+    ]
+    if len(bare) not in (0, 2):
+        got = " ".join(arguments[place] for place in bare)
+        raise UserError(
+            f"verify compares two pictures, got {len(bare)}: {got}; give two paths, or first=... second=..."
+        )
+    keys = dict(zip(bare, ("first", "second"), strict=False))
+    return [f"{keys[place]}={word}" if place in keys else word for place, word in enumerate(arguments)]
 
 
 def override_keys(overrides: Sequence[str]) -> list[str]:

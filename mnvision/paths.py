@@ -16,6 +16,7 @@ NAMES_OR_PATHS = ("task.weights", "backbone.weights", "task.teacher")
 PATH_KEYS = (
     *("ckpt", "resume", "source", "output_dir", "csv", "data.root", *NAMES_OR_PATHS),
     *("output", "runs", "results", "record"),  # of tables
+    *("index", "first", "second"),  # of search and verify
 )
 
 
@@ -50,7 +51,7 @@ def check_files(cfg: Mapping[str, Any], *, command: str = "train") -> None:
     Raises:
         ConfigError: One message with a line for each file or folder that is not there.
     """
-    paths = {"ckpt": cfg.get("ckpt"), "resume": cfg.get("resume")}
+    paths = {key: cfg.get(key) for key in ("ckpt", "resume", "index", "first", "second")}
     reads_all = command != "profile" and command not in WITHOUT_SECTIONS
     if reads_all and cfg["data"]["name"] in ("coco", "voc"):
         paths["data.root"] = cfg["data"]["root"]

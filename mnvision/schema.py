@@ -231,6 +231,31 @@ class Tables:
     row: Annotated[str, "the key of a row"] | None
 
 
+@dataclasses.dataclass
+class Search:
+    """Keys of ``search``."""
+
+    ckpt: FilePath
+    index: FilePath
+    source: FilePath
+    top_k: Count
+    backend: Literal["numpy", "faiss"]
+    batch_size: Count
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    output_dir: FilePath | None
+
+
+@dataclasses.dataclass
+class Verify:
+    """Keys of ``verify``."""
+
+    ckpt: FilePath
+    first: FilePath
+    second: FilePath
+    threshold: Annotated[float, Limits(low=0, high=4)] | None
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+
+
 COMMANDS: dict[str, type] = {
     "train": Train,
     "eval": Eval,
@@ -238,8 +263,10 @@ COMMANDS: dict[str, type] = {
     "profile": Profile,
     "tables": Tables,
     "shards": WriteShards,
+    "search": Search,
+    "verify": Verify,
 }
-WITHOUT_SECTIONS = ("tables",)  # commands that build no model of a configuration
+WITHOUT_SECTIONS = ("tables", "search", "verify")  # commands that build no model of a configuration
 # The schema of a section by its `name`, or by its `library`, whose names are its own; without both there is one schema.
 SECTIONS: dict[str, dict[str, type]] = {
     "task": TASKS,

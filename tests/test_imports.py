@@ -27,6 +27,9 @@ LAYERS = [
         "class_pictures",
         "class_figures",
         "place_figures",
+        "embedding_figures",
+        "pair_pictures",
+        "faiss_search",
         "report_plans",
         "charts",
         "page",
@@ -50,6 +53,7 @@ LAYERS = [
         "callbacks",
         "steering",
         "inference",
+        "index",
         "report",
         "outputs",
         "counts",
@@ -61,7 +65,7 @@ LAYERS = [
     {"module", "recall", "detection", "classification", "embedding", "attributes", "geolocation"},
     {"kinds", "objectives"},
     {"build", "measuring"},
-    {"run", "predicting", "costs", "tables", "sharding"},
+    {"run", "predicting", "searching", "costs", "tables", "sharding"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -78,7 +82,8 @@ HOMES = {
     "scipy": {"data.stanford_dogs"},
     "simplejpeg": {"ops.fast_jpeg"},
     "timm": {"backbones.timm_adapter"},
-    "matplotlib": {"figures", "class_figures", "place_figures"},
+    "matplotlib": {"figures", "class_figures", "embedding_figures", "place_figures"},
+    "faiss": {"faiss_search"},
     "onnx": set(),
 }
 
