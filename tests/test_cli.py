@@ -184,7 +184,8 @@ def test_problems_of_the_configuration(run, start, tmp_path, arguments, expected
     [
         (
             ["task=sdd"],
-            "task=sdd: no such option, expected one of classify, distill, faster_rcnn, geolocate, ssd; did you mean ssd?",
+            "task=sdd: no such option, expected one of classify, distill, faster_rcnn, geolocate, ssd; did you mean "
+            "ssd?",
         ),
         (["optimizer=adm"], "optimizer=adm: no such option, expected one of adamw, rmsprop, sgd; did you mean adamw?"),
         (["experiment=x"], f"experiment=x: no such option, expected one of {EXPERIMENTS}"),

@@ -78,10 +78,15 @@ def test_outlines_have_the_corners_of_the_library_and_hold_the_centre():
         cell = read_tokens([token])
         center = cell_centers(cell)[0]
         outline = cell_outlines(cell, points=4)[0]
-        inside = leaf_cells(center + 0.999 * (outline - center)) if cell_levels(cell)[0] > 4 else leaf_cells(center[None])
+        inside = (
+            leaf_cells(center + 0.999 * (outline - center)) if cell_levels(cell)[0] > 4 else leaf_cells(center[None])
+        )
         assert (find_cells(inside, cell) == 0).all()
         normal = to_vectors(outline).sum(axis=0)
-        assert haversine(center, np.degrees([np.arcsin(normal[2] / np.linalg.norm(normal)), np.arctan2(*normal[1::-1])])) < 200
+        assert (
+            haversine(center, np.degrees([np.arcsin(normal[2] / np.linalg.norm(normal)), np.arctan2(*normal[1::-1])]))
+            < 200
+        )
 
 
 def test_tokens_are_checked():
@@ -150,10 +155,15 @@ def test_the_limits_of_the_partition():
     assert counts.tolist() == [5]
     cells, counts = adaptive_cells(leaves, max_photos=4, min_photos=1, min_level=3, max_level=7)
     assert (cell_levels(cells).tolist(), counts.tolist()) == ([3, 7], [2, 5])
-    for wrong in ({"max_photos": 2, "min_photos": 2}, {"max_photos": 9, "min_photos": 1, "min_level": 5, "max_level": 4}):
+    for wrong in (
+        {"max_photos": 2, "min_photos": 2},
+        {"max_photos": 9, "min_photos": 1, "min_level": 5, "max_level": 4},
+    ):
         with pytest.raises(UserError, match=r"expected 0 <= min_photos < max_photos and 0 <= min_level <= max_level"):
             adaptive_cells(leaves, **wrong)
-    with pytest.raises(UserError, match=r"none of the cells around 7 points has more than 5 of them.*lower task\.min_ph"):
+    with pytest.raises(
+        UserError, match=r"none of the cells around 7 points has more than 5 of them.*lower task\.min_ph"
+    ):
         adaptive_cells(leaves, max_photos=9, min_photos=5)
 
 
