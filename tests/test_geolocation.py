@@ -62,6 +62,7 @@ def test_what_a_run_leaves_behind(trained):
     page = (trained / "report.html").read_text()
     assert "Pictures placed within a distance" in page
     assert "best constant answer" in page
+    assert "not for pictures of people or homes" in page
 
 
 def test_evaluation_repeats_the_numbers_and_may_ask_the_parents_first(trained, tmp_path):

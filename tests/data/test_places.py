@@ -52,7 +52,7 @@ def test_places_without_pictures(shared_data):
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["file,lat,lon", "a,48,99", "b,91,2"], "line 3 has the latitude '91'; expected -90 to 90 degrees. Correct the"),
+        (["file,lat,lon", "a,48,99", "b,91,2"], "line 3 has the latitude '91'; expected -90 to 90 degrees. Correct"),
         (["file,lat,lon", "a,48,200"], "the longitude '200'; expected -180 to 180 degrees, west being negative"),
         (
             ["file,lat,lon", "a,2,48", "b,151.2,-33.9"],
