@@ -243,6 +243,7 @@ def report_run(
             "model": model_line(model, precision=precision),
             "data": f"{cfg['data']['name']}{place}, {split}: {count:,} pictures",
             **({"teacher": taught} if taught else {}),
+            **({"intended use": plan.intended_use} if plan.intended_use else {}),
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         },
         numbers=numbers,

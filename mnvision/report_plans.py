@@ -61,6 +61,7 @@ class ReportPlan:
         tick: What the tick on it shows.
         pictures_note: What to know about the sample pictures.
         sheets: Pictures that are shown where the folder holds them.
+        intended_use: What such a model is for, and what not; where it concerns people.
     """
 
     figures: tuple[BigNumber, ...]
@@ -71,6 +72,7 @@ class ReportPlan:
     tick: str
     pictures_note: str = ""
     sheets: tuple[Sheet, ...] = ()
+    intended_use: str = ""
 
 
 _LOSS = Chart(
@@ -297,5 +299,9 @@ GEOLOCATION = ReportPlan(
         Sheet("places.png", "Where pictures were placed", "Lines lead from the true place to the answer."),
         Sheet("partition.png", "Cells", "The classes: what lies outside of them cannot be answered."),
         Sheet("mistakes.jpg", "Farthest off", "The pictures that were placed farthest from the truth."),
+    ),
+    intended_use=(
+        "a guess among the regions of the training pictures; no evidence, and not for pictures of people or homes "
+        "without their consent (docs/responsible-use.md)"
     ),
 )

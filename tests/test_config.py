@@ -395,3 +395,26 @@ def test_yaml_of_a_run_can_be_read_back():
     cfg = to_plain(composed("experiment=paper_ssd300", "data.root=/data"))
     text = to_yaml({**cfg, "overrides": ["experiment"]})
     assert to_plain(OmegaConf.create(text)) == cfg
+
+
+def test_the_keys_of_a_partition_go_together():
+    base = to_plain(composed("task=geolocate"))
+    for section, changes, expected in (
+        ("task", {"min_photos": 60}, "task.min_photos: expected less than task.max_photos 30, got 60"),
+        ("task", {"min_level": 14}, "task.min_level: expected at most task.max_level 13, got 14"),
+        ("task", {"max_level": 31}, "task.max_level: expected an integer >= 0 and <= 30, got 31"),
+        ("task", {"answer": "centre"}, "task.answer: expected mean or center, got 'centre'; did you mean center?"),
+    ):
+        found = problems({**base, section: {**base[section], **changes}})
+        assert found == f"1 problem in the configuration:\n  {expected}"
+    soft = {"task": {**base["task"], "soft_labels_km": 75}}
+    validate({**base, **soft})
+    mixed = problems({**base, **soft, "data": {**base["data"], "mixup": 0.2}})
+    assert "task.soft_labels_km: mixed pictures have no place; give data.mixup=0" in mixed
+
+
+def test_geolocation_needs_places():
+    with pytest.raises(
+        ConfigError, match="task=geolocate cannot learn from data=shape_crops; choose one of drawn_places, p"
+    ):
+        validate(composed("task=geolocate", "data=shape_crops"))

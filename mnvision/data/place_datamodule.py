@@ -74,8 +74,8 @@ class PlaceDataModule(ClassDataModule):
         most = self._options["max_photos"]
         if (full := int((counts > most).sum())) > 0:
             log.warning(
-                "%d cells of task.max_level=%d hold more than task.max_photos=%d pictures",
-                *(full, self._options["max_level"], most),
+                "cells of task.max_level=%d with more than task.max_photos=%d pictures: %d",
+                *(self._options["max_level"], most, full),
             )
         return cells
 

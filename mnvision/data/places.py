@@ -126,7 +126,7 @@ def _coordinates(cells: list[list[str]], *, columns: PlaceColumns, lines: list[i
         raise _line_error(
             file,
             lines[row],
-            f"{problem}. All lines would be right with the two columns swapped: give "
+            f"{problem}. Correct the line; or, since all lines would be right with the two columns swapped, give "
             f"data.latitude_column={columns.longitude} data.longitude_column={columns.latitude}",
         )
     if column == 1 and 180 < found[row, 1] <= 360:
