@@ -75,6 +75,7 @@ def build_model(
         crop_share=task.pop("crop_share", None),
         mean=cfg["data"].get("mean"),
         std=cfg["data"].get("std"),
+        aligned=cfg["data"].get("landmarks") is not None,
         classes=classes,
         category_ids=category_ids,
         weights=task.pop("weights"),

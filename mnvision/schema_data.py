@@ -178,6 +178,7 @@ class Identities(Pictures):
     per_identity: Annotated[int, Limits(low=2)] | None
     pair_count: Count
     allow_overlap: bool
+    landmarks: FilePath | None
 
 
 @dataclasses.dataclass

@@ -41,6 +41,7 @@ class Preprocessing:
         std: Of the pixels, per channel.
         fit: ``stretch`` takes the same share of width and height and does not keep the aspect; ``crop`` takes a square.
         crop_share: Length of the part, relative to each side (``stretch``) or to the shorter one (``crop``); 1 is all.
+        aligned: Faces were turned and scaled by five landmarks before that, see ``ops.alignment``.
     """
 
     size: int
@@ -48,6 +49,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
     fit: Fit = "stretch"
     crop_share: float = 1.0
+    aligned: bool = False
 
 
 @dataclass

@@ -11,6 +11,8 @@ import torch
 from mnvision.data.classification_transforms import ClassTransform
 from mnvision.data.dataset import BadImages, PictureDataset
 from mnvision.data.mixing import Mixing, mix
+from mnvision.ops.alignment import align
+from mnvision.ops.image import read_image
 from mnvision.ops.picture import Picture
 from mnvision.types import Batch, LabelledPictures, Labels
 
@@ -28,6 +30,8 @@ class ClassDataset(PictureDataset):
         transform: From a picture to the network's input.
         crop_to_box: Show only the box of each picture that has one, and so much around it (a share of its size on each
             side); None: the whole picture.
+        landmarks: float32 [I, 5, 2] (x, y) in pixels, by which faces are aligned before anything else, see
+            `mnvision.ops.alignment`; a picture whose are NaN is taken as it is. None: all are.
         bad_images: See `PictureDataset`.
         substitute: Likewise. In an evaluation a bad picture is grey: it counts as whatever the model makes of that.
         seed: Of the augmentation.
@@ -42,6 +46,7 @@ class ClassDataset(PictureDataset):
         folder: str | Path,
         transform: ClassTransform,
         crop_to_box: float | None = None,
+        landmarks: np.ndarray | None = None,
         bad_images: BadImages = "error",
         substitute: bool = False,
         seed: int = 0,
@@ -51,6 +56,7 @@ class ClassDataset(PictureDataset):
         self.folder = Path(folder)
         self.transform = transform
         self.crop_to_box = crop_to_box
+        self.landmarks = landmarks
 
     def name(self, index: int) -> str:
         """The name of its file."""
@@ -75,7 +81,11 @@ class ClassDataset(PictureDataset):
         margin = self.crop_to_box or 0.0
         if self.pictures.pixels is not None:
             return Picture.from_array(self.pictures.pixels[index], box=box, margin=margin)
-        return Picture.from_path(self.folder / self.pictures.file_name(index), box=box, margin=margin)
+        path = self.folder / self.pictures.file_name(index)
+        if self.landmarks is not None and np.isfinite(self.landmarks[index]).all():
+            face = align(read_image(path), self.landmarks[index], size=self.transform.preprocessing.size)
+            return Picture.from_array(face)
+        return Picture.from_path(path, box=box, margin=margin)
 
 
 class ClassCollate:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from mnvision.data.class_datamodule import ClassDataModule
-from mnvision.data.class_dataset import ClassCollate
+from mnvision.data.class_dataset import ClassCollate, ClassDataset
 from mnvision.data.class_formats import Request
 from mnvision.data.folders import SplitFolders, class_names, read_classes
 from mnvision.data.identities import hold_out_identities, present_alone
 from mnvision.data.identity_sampler import IdentitySampler
+from mnvision.data.landmarks import read_landmarks
 from mnvision.data.lfw import FOLDS, read_lfw
 from mnvision.data.lists import Columns, read_list
 from mnvision.data.loaders import make_loader
 from mnvision.data.pairs import make_pairs, refuse_shared_identities
 from mnvision.data.splits import Split
+from mnvision.errors import UserError
 from mnvision.ops.processes import rank_and_size
 from mnvision.types import LabelledPictures, PairedPictures
+
+log = logging.getLogger(__name__)
 
 
 class IdentityDataModule(ClassDataModule):
@@ -29,6 +35,7 @@ class IdentityDataModule(ClassDataModule):
     - ``per_identity``: pictures of an identity in a batch, see `IdentitySampler`; None for any order.
     - ``pair_count``: pairs to make, half of them same and half different, where the data bring none.
     - ``allow_overlap``: measure on identities that were trained on.
+    - ``landmarks``: list of five landmarks a picture, see `read_landmarks`, by which faces are aligned; or None.
     """
 
     def load_split(self, split: Split) -> LabelledPictures:
@@ -62,6 +69,28 @@ class IdentityDataModule(ClassDataModule):
         if self._class_table is not None:
             return tuple(self._class_table[0])
         return self._splits["train"].classes if "train" in self._splits else ()
+
+    def dataset(self, split: Split, *, training: bool) -> ClassDataset:
+        """The pictures of a split, aligned where their landmarks are known, and augmented in training."""
+        dataset = super().dataset(split, training=training)
+        file = self._options["landmarks"]
+        if self.preprocessing.aligned != (file is not None):
+            log.warning(
+                "the model was trained on %s pictures, and these are %s: the numbers are lower for it. %s",
+                *(("aligned", "not", "Give data.landmarks=FILE") if file is None else ("whole", "aligned", "")),
+            )
+        if file is not None:
+            names = dataset.pictures.file_names
+            dataset.landmarks = read_landmarks(self._folder() / file).of(names)
+            unknown = int(np.isnan(dataset.landmarks).any(axis=(1, 2)).sum())
+            if unknown == len(names):
+                raise UserError(
+                    f"data.landmarks: {file} names none of the {len(names)} pictures of {split}, such as "
+                    f"{dataset.pictures.file_name(0)}. Expected their file names as the data set has them"
+                )
+            if unknown:
+                log.warning("%s: %d of %d pictures have no landmarks and are taken whole", split, unknown, len(names))
+        return dataset
 
     def _loader(self, split: Split, *, training: bool) -> DataLoader:
         dataset = self.dataset(split, training=training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,12 @@ class TaskModel(nn.Module):
         """Fit pictures uint8 [H, W, 3] RGB of any sizes to the input, a batch [B, 3, S, S]; a batch stays as it is."""
         if isinstance(pictures, Tensor):
             return pictures
+        if self.preprocessing.aligned:
+            warnings.warn(
+                "the model was trained on faces that were aligned by five landmarks (mnvision.ops.alignment.align); "
+                "these pictures are taken as they are",
+                stacklevel=2,
+            )
         stacked = np.stack(
             [Picture.from_array(picture).fit(self.preprocessing) for picture in pictures]
         )  # [B, S, S, 3]

@@ -81,6 +81,7 @@ def create_model(
     crop_share: float | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    aligned: bool = False,
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
     category_ids: Sequence[int] | None = None,
@@ -109,6 +110,7 @@ def create_model(
         crop_share: How much of it is shown; likewise (0.875 for classify, else 1).
         mean: Of the pixels 0..255 by channel, where no weights say which they were trained with; 127.5 by default.
         std: Likewise.
+        aligned: Whether faces are aligned before they are fitted, see ``Preprocessing``.
         num_classes: Classes without background, where they have no names.
         classes: Names of the classes; by default those of ``weights``.
         category_ids: The data set's own ids of the classes; by default those of ``weights`` where its classes are
@@ -182,6 +184,7 @@ def create_model(
         preprocessing,
         mean=settings.get("mean", _three(mean) or Preprocessing.mean),
         std=settings.get("std", _three(std) or Preprocessing.std),
+        aligned=aligned,
     )
     spec = ModelSpec(
         task=task,

@@ -11,6 +11,7 @@ import pytest
 from mnvision import build
 from mnvision.data.identity_datamodule import IdentityDataModule
 from mnvision.errors import UserError
+from mnvision.ops.alignment import TEMPLATE_112
 from mnvision.types import Preprocessing
 from tests.runs import configure
 
@@ -27,7 +28,7 @@ def draw(folder: Path, names: list[str], *, pictures: int = 3) -> None:
 
 
 def module(root: Path, *, name: str = "faces", **given) -> IdentityDataModule:
-    options = {"per_identity": None, "pair_count": 20, "allow_overlap": False}
+    options = {"per_identity": None, "pair_count": 20, "allow_overlap": False, "landmarks": None}
     if name == "identity_list":
         options |= {"images": ".", "train": "train.csv", "val": None, "test": None}
         options |= {"file_column": "file", "label_column": "label", "split_column": None}
@@ -140,3 +141,30 @@ def test_too_few_identities(tmp_path):
         module(tmp_path).load_split("train")
     with pytest.raises(UserError, match="above 0 and below 1"):
         module(tmp_path, val_share=1.0).load_split("train")
+
+
+def test_faces_are_aligned_by_their_landmarks(tmp_path, caplog):
+    """A face whose landmarks lie where the template has them, but moved by (5, 3), is moved back."""
+    draw(tmp_path, NAMES[:4], pictures=2)
+    rng = np.random.default_rng(0)
+    face = cv2.GaussianBlur(rng.integers(0, 256, (140, 140, 3), dtype=np.uint8), (9, 9), 0)
+    cv2.imwrite(str(tmp_path / "ann" / "0.png"), face[..., ::-1])
+    points = (TEMPLATE_112 + (5, 3)).ravel().tolist()
+    (tmp_path / "points.csv").write_text("ann/0.png," + ",".join(map(str, points)) + "\n")
+    aligned = Preprocessing(112, fit="crop", aligned=True)
+    where = next(
+        split for split in ("train", "val") if "ann" in module(tmp_path, val_share=0.5).load_split(split).classes
+    )
+    data = module(tmp_path, landmarks="points.csv", preprocessing=aligned, val_share=0.5)
+    dataset = data.dataset(where, training=False)
+    place = data.load_split(where).file_names.tolist().index(b"ann/0.png")
+    pixels, *_ = dataset[0, place]
+    assert np.abs(pixels.astype(int) - face[3:115, 5:117]).max() <= 2
+    assert "3 of 4 pictures have no landmarks" in caplog.text
+    whole = module(tmp_path, landmarks="points.csv", preprocessing=Preprocessing(112), val_share=0.5)
+    whole.dataset(where, training=False)
+    assert "trained on whole pictures, and these are aligned" in caplog.text
+    (tmp_path / "points.csv").write_text("nobody.png," + ",".join(map(str, points)) + "\n")
+    data = module(tmp_path, landmarks="points.csv", preprocessing=aligned, val_share=0.5)
+    with pytest.raises(UserError, match="names none of the 4 pictures of train"):
+        data.dataset("train", training=True)
