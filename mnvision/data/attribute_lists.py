@@ -107,54 +107,56 @@ def _read(
     first = text.readline()
     mark = next((mark for mark in ",;\t" if mark in first), ",")
     reader = csv.reader(chain([first], text), delimiter=mark, strict=True)
-    names: list[str] = []
-    codes, lines = bytearray(), dict[str, int]()
+    codes, lines = bytearray(), dict[str, int]()  # the line of each picture
     others: dict[str, list[str]] = {name: [] for name in (columns.split, columns.group) if name is not None}
+
+    def wrong(message: str) -> UserError:
+        return file_error(file, f"line {reader.line_num} {message}")
+
     try:
         header = [name.strip() for name in next(reader, [])]
-        for name in (columns.file, *others, *(attributes or ())):
-            if name not in header:
-                raise file_error(
-                    file,
-                    f"has no column {name!r} in its first line, a header. Its columns: {', '.join(header) or 'none'}"
-                    f"{did_you_mean(name, header).rstrip('?')}. Check data.file_column, data.split_column,"
-                    " data.group_column and data.classes",
-                )
-        if len(set(header)) < len(header):
-            raise file_error(file, f"names a column twice: {', '.join(header)}. Expected names that differ")
+        _check_header(header, wanted=(columns.file, *others, *(attributes or ())), file=file)
         chosen = attributes or [name for name in header if name != columns.file and name not in others]
         places = [header.index(name) for name in chosen]
         for cells in reader:
             if not cells:
                 continue
-            line = reader.line_num
             if len(cells) != len(header):
-                raise file_error(file, f"line {line} has {len(cells)} cells, expected {len(header)}. Correct the line")
+                raise wrong(f"has {len(cells)} cells, expected {len(header)}. Correct the line")
             cells = [cell.strip() for cell in cells]
             name = cells[header.index(columns.file)]
-            if not name or "\0" in name or name in lines:
-                wrong = f"lists {name!r} again, as line {lines[name]}" if name in lines else f"names the file {name!r}"
-                raise file_error(file, f"line {line} {wrong}. Expected the path of a picture, and every one once")
+            if not name or "\0" in name:
+                raise wrong(f"names the file {name!r}. Expected the path of a picture")
+            if name in lines:
+                raise wrong(f"lists {name!r} again, as line {lines[name]}. Expected every picture once")
             row = codes_of([cells[place].lower() for place in places], meanings=meanings)
             if isinstance(row, int):
                 said = cells[places[row]]
                 hint = "; give data.minus_one=no or data.minus_one=unknown" if said in ("-1", "-1.0") else ""
-                raise file_error(
-                    file,
-                    f"line {line} has {said!r} for {chosen[row]}. Expected 1, 0, or nothing where it is not known"
-                    f"{hint}",
-                )
-            names.append(name)
-            lines[name] = line
+                raise wrong(f"has {said!r} for {chosen[row]}. Expected 1, 0, or nothing where it is not known{hint}")
+            lines[name] = reader.line_num
             codes += row
             for column, values in others.items():
                 values.append(cells[header.index(column)])
     except csv.Error as error:
-        raise file_error(file, f"line {reader.line_num} is not CSV ({error}). Correct the line") from error
+        raise wrong(f"is not CSV ({error}). Correct the line") from error
     labels = decode_values(codes, attributes=max(1, len(chosen)))
-    pictures = LabelledPictures(encode_names(names, source=file), labels, tuple(chosen))
+    pictures = LabelledPictures(encode_names([*lines], source=file), labels, tuple(chosen))
     arrays: dict[str | None, np.ndarray | None] = {name: np.array(values) for name, values in others.items()}
     return _Table(pictures, splits=arrays.get(columns.split), groups=arrays.get(columns.group))
+
+
+def _check_header(header: list[str], *, wanted: Sequence[str], file: Path) -> None:
+    for name in wanted:
+        if name not in header:
+            raise file_error(
+                file,
+                f"has no column {name!r} in its first line, a header. Its columns: {', '.join(header) or 'none'}"
+                f"{did_you_mean(name, header).rstrip('?')}. Check data.file_column, data.split_column,"
+                " data.group_column and data.classes",
+            )
+    if len(set(header)) < len(header):
+        raise file_error(file, f"names a column twice: {', '.join(header)}. Expected names that differ")
 
 
 def _take(table: _Table, split: Split, *, share: float, seed: int, file: Path) -> LabelledPictures:
