@@ -12,13 +12,12 @@ import numpy as np
 
 from mnvision.class_pictures import NEUTRAL, RIGHT, WRONG, Caption, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
-from mnvision.errors import UserError
 from mnvision.files import csv_text, write_text
 from mnvision.metrics.attribute_tables import attribute_table, number_table
 from mnvision.metrics.attributes import AttributeMetric, AttributeRow
 from mnvision.models.attributes import AttributeNetwork
 from mnvision.models.base import ModelSpec, TaskModel
-from mnvision.outputs import write_picture
+from mnvision.outputs import pixels_of, write_picture
 from mnvision.report_plans import ATTRIBUTES
 from mnvision.types import LabelledPictures
 
@@ -70,7 +69,7 @@ def write_pictures(
     places = np.linspace(0, len(results) - 1, min(count, len(results))).round().astype(int)
     written = []
     for row in [results[place] for place in np.unique(places).tolist()]:
-        image = _pixels(dataset, row["image_id"])
+        image = pixels_of(dataset, row["image_id"])
         if image is not None:
             path = folder / "pictures" / f"{row['image_id']:06d}.jpg"
             write_picture(path, draw_label(image, [*judged_lines(row["attributes"]), _name(row["file"])]))
@@ -78,7 +77,7 @@ def write_pictures(
     files = {row["image_id"]: row["file"] for row in results}
     images, texts = [], []
     for mistake in metric.mistakes(MISTAKES) if count else []:
-        image = _pixels(dataset, mistake.image_id)
+        image = pixels_of(dataset, mistake.image_id)
         if image is not None:
             images.append(image)
             said = Caption(metric.names[mistake.attribute], f"{mistake.probability:.0%}", WRONG)
@@ -156,12 +155,3 @@ def _name(file: str) -> Caption:
     """The line by which a picture is found again."""
     path = PurePath(file)
     return Caption(f"{path.parent.name}/{path.name}" if path.parent.name else path.name)
-
-
-def _pixels(dataset: Any, index: int) -> np.ndarray | None:
-    """A picture of a split as it is; None, with a warning, where it cannot be read: the numbers are there already."""
-    try:
-        return dataset.picture(index).pixels()
-    except UserError as error:
-        logger.warning("not drawn: %s", error)
-        return None

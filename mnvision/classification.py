@@ -13,14 +13,13 @@ import numpy as np
 from mnvision.class_figures import confusion_picture, reliability_picture
 from mnvision.class_pictures import Caption, captions, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
-from mnvision.errors import UserError
 from mnvision.figures import save
 from mnvision.files import csv_text, write_text
 from mnvision.metrics.classification import ClassificationMetric
 from mnvision.metrics.classification_tables import accuracy_table, classification_table, confusion_table
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
-from mnvision.outputs import write_picture
+from mnvision.outputs import pixels_of, write_picture
 from mnvision.report_plans import CLASSIFICATION
 from mnvision.types import LabelledPictures
 
@@ -136,12 +135,3 @@ def write_entries(
 def _name(file: str) -> Caption:
     """The line by which a picture is found again."""
     return Caption(PurePath(file).name)
-
-
-def pixels_of(dataset: Any, index: int) -> np.ndarray | None:
-    """A picture of a split as it is; None, with a warning, where it cannot be read: the numbers are there already."""
-    try:
-        return dataset.picture(index).pixels()
-    except UserError as error:
-        logger.warning("not drawn: %s", error)
-        return None

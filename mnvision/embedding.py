@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from mnvision.class_pictures import NEUTRAL, RIGHT, WRONG, Caption, mistakes_sheet
-from mnvision.classification import pixels_of
 from mnvision.data.class_dataset import ClassDataset
 from mnvision.data.splits import Split
 from mnvision.embedding_figures import distance_picture, roc_picture
@@ -22,7 +21,7 @@ from mnvision.metrics.embeddings import FARS, EmbeddingMetric
 from mnvision.metrics.verification import area_under_curve
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.embedder import Embedder
-from mnvision.outputs import write_picture
+from mnvision.outputs import pixels_of, write_picture
 from mnvision.pair_pictures import pair_captions, pairs_sheet
 from mnvision.report_plans import EMBEDDING
 from mnvision.types import PairedPictures

@@ -12,7 +12,6 @@ import numpy as np
 
 from mnvision.class_pictures import NEUTRAL, RIGHT, WRONG, Caption, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
-from mnvision.errors import UserError
 from mnvision.figures import save
 from mnvision.files import csv_text, write_text
 from mnvision.metrics.geolocation import WITHIN, GeolocationMetric
@@ -20,7 +19,7 @@ from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.geolocator import Geolocator
 from mnvision.ops.geo import DISTANCES
 from mnvision.ops.s2 import read_tokens
-from mnvision.outputs import write_picture
+from mnvision.outputs import pixels_of, write_picture
 from mnvision.place_figures import partition_map, predictions_map
 from mnvision.report_plans import GEOLOCATION
 from mnvision.types import PlacedPictures
@@ -110,13 +109,13 @@ def write_pictures(
     places = np.linspace(0, len(results) - 1, min(count, len(results))).round().astype(int)
     written = []
     for row in [results[place] for place in np.unique(places).tolist()]:
-        if (image := _pixels(dataset, row["image_id"])) is not None:
+        if (image := pixels_of(dataset, row["image_id"])) is not None:
             path = folder / "pictures" / f"{row['image_id']:06d}.jpg"
             write_picture(path, draw_label(image, _lines(row)))
             written.append(path)
     images, texts = [], []
     for row in sorted(results, key=lambda row: -row["distance_km"])[: MISTAKES if count else 0]:
-        if (image := _pixels(dataset, row["image_id"])) is not None:
+        if (image := pixels_of(dataset, row["image_id"])) is not None:
             images.append(image)
             texts.append(_lines(row))
     if images:
@@ -196,12 +195,3 @@ def _geojson(features: Sequence[Mapping[str, Any]]) -> str:
 
 def _text(value: float) -> str:
     return f"{value:.4f}" if value >= 0 else "-"
-
-
-def _pixels(dataset: Any, index: int) -> np.ndarray | None:
-    """A picture of a split as it is; None, with a warning, where it cannot be read: the numbers are there already."""
-    try:
-        return dataset.picture(index).pixels()
-    except UserError as error:
-        logger.warning("not drawn: %s", error)
-        return None

@@ -167,6 +167,15 @@ def write_picture(path: Path, image: np.ndarray) -> None:
         raise UserError(f"cannot write the picture {path}: {error.strerror}") from error
 
 
+def pixels_of(dataset: Any, index: int) -> np.ndarray | None:
+    """A picture of a split as it is; None, with a warning, where it cannot be read: the numbers are there already."""
+    try:
+        return dataset.picture(index).pixels()
+    except UserError as error:
+        logger.warning("not drawn: %s", error)
+        return None
+
+
 def model_line(model: TaskModel, *, precision: str) -> str:
     """One line on what a model is and costs, and in which precision it runs."""
     spec, cost = model.spec, profile(model)

@@ -10,7 +10,7 @@ from mnvision import build
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.shard_items import shards_from
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
+from mnvision.types import LabelledPictures, PlacedPictures
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ def write_shards(cfg: dict[str, Any]) -> dict[str, int]:
         raise UserError(f"data={cfg['data']['name']}: its pictures have boxes to be found; shards hold one class each")
     if pictures.labels.ndim > 1:
         raise UserError(f"data={data.format}: its pictures have attributes; shards hold one class each")
+    if isinstance(pictures, PlacedPictures):
+        raise UserError(f"data={cfg['data']['name']}: shards hold a class for each picture, and no places yet")
     if data.margin is not None or data.format == "shards":
         raise UserError(
             f"data={data.format}: shards hold whole pictures from files; give data of such, and no data.crop_to_box"

@@ -166,3 +166,11 @@ def test_the_map_of_answers_counts_the_pictures_of_each_distance():
         "beyond 2,500 km": 1,
     }  # fmt: skip
     assert len(figure.axes[0].collections[0].get_segments()) == 2  # none across the edge of the map, none to nowhere
+
+
+def test_shards_cannot_hold_places_yet(root, tmp_path):
+    from mnvision import sharding
+
+    words = ("task=geolocate", root, "data.train_count=200", "data.val_count=24", "data.canvas=32")
+    with pytest.raises(UserError, match="data=drawn_places: shards hold a class for each picture, and no places yet"):
+        sharding.write_shards(configure("shards", *words, f"output_dir={tmp_path}"))

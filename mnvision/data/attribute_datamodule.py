@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 
-from mnvision.data.attribute_formats import (
-    Request,
-    attribute_picture_folder,
-    find_attribute_root,
-    read_attributes,
-)
+from mnvision.data.attribute_formats import Request, read_attributes
 from mnvision.data.attribute_values import adopt_attributes, describe_attributes, warn_of_constant
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.splits import Split
@@ -33,10 +27,6 @@ class AttributeDataModule(ClassDataModule):
         """Training pictures that are known to have each attribute, and those known to lack it: int64 [2, A]."""
         labels = self.load_split("train").labels
         return np.stack([(labels == 1).sum(axis=0), (labels == 0).sum(axis=0)])
-
-    def prepare_data(self) -> None:
-        """Unpack or make the files where they are not there; runs on one process."""
-        self._folder()
 
     def load_split(self, split: Split) -> LabelledPictures:
         """The pictures of a split, read when first asked for.
@@ -62,10 +52,6 @@ class AttributeDataModule(ClassDataModule):
             self._keep(split, pictures)
         return self._splits[split]
 
-    def image_folder(self, split: Split) -> Path:
-        """The folder that the file names of a split are relative to."""
-        return attribute_picture_folder(self.format, self._folder(), options=self._options)
-
     def _keep(self, split: Split, pictures: LabelledPictures) -> None:
         log.info("%s: %s", split, describe_attributes(pictures))
         if not np.isfinite(pictures.labels).any() and (split != "train" or self._labels_needed):
@@ -74,6 +60,3 @@ class AttributeDataModule(ClassDataModule):
             )
         warn_of_constant(pictures, name=f"{self.root or self.format} ({split})")
         self._splits[split] = pictures
-
-    def _folder(self) -> Path:
-        return find_attribute_root(self.format, self.root, options=self._options)

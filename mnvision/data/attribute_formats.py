@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnvision.cache import cache_dir
-from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.attribute_lists import AttributeColumns, read_attribute_list
 from mnvision.data.attribute_values import keep_attributes
 from mnvision.data.celeba import read_celeba
-from mnvision.data.drawn_faces import TABLE, faces_folder_name, make_faces
+from mnvision.data.drawn_faces import TABLE
 from mnvision.data.labelled import refuse_shared
 from mnvision.data.splits import Split
 from mnvision.data.utkface import read_utkface
@@ -21,7 +19,6 @@ from mnvision.errors import UserError
 from mnvision.types import LabelledPictures
 
 Options = Mapping[str, Any]
-_FACES = ("seed", "train_identities", "val_identities", "pictures")
 
 
 class Request(NamedTuple):
@@ -44,28 +41,8 @@ class Request(NamedTuple):
     options: Options
 
 
-def find_attribute_root(name: str, root: Path | None, *, options: Options) -> Path:
-    """The folder of a data set: made or unpacked where need be, at once where it is there.
-
-    Args:
-        name: A key of ``READERS``.
-        root: The folder or archive that the user gave.
-        options: The format's own keys of the data section.
-    """
-    if name == "drawn_attributes":
-        faces = {key: options[key] for key in _FACES}
-        return make_faces((root or cache_dir() / "drawn_faces") / faces_folder_name(**faces), **faces)
-    assert root is not None  # the data module checks it
-    return extract_once(root) if root.is_file() and is_archive(root) else root
-
-
-def attribute_picture_folder(name: str, root: Path, *, options: Options) -> Path:
-    """The folder that the file names of a data set are relative to; ``root`` is what ``find_attribute_root`` gave."""
-    return root / options["images"] if name == "attribute_list" else root
-
-
 def read_attributes(name: str, asked: Request) -> LabelledPictures:
-    """Read a split: labels float32 [I, A]; file names are relative to ``attribute_picture_folder``."""
+    """Read a split: labels float32 [I, A]; file names are relative to ``picture_folder``."""
     pictures = READERS[name](asked)
     if asked.names is None or tuple(asked.names) == pictures.classes:
         return pictures

@@ -26,6 +26,7 @@ from mnvision.errors import UserError
 from mnvision.types import LabelledPictures
 
 Options = Mapping[str, Any]
+LISTS = ("picture_list", "identity_list", "attribute_list", "place_list")  # whose pictures have a folder of their own
 GENERATED = ("shape_crops", "drawn_faces", "drawn_attributes", "drawn_places")  # data sets that need no folder
 
 
@@ -83,7 +84,7 @@ def picture_folder(name: str, root: Path, *, options: Options) -> Path:
         root: What ``find_root`` gave.
         options: The format's own keys of the data section.
     """
-    return root / options["images"] if name in ("picture_list", "identity_list", "place_list") else root
+    return root / options["images"] if name in LISTS else root
 
 
 def read_labelled(
