@@ -1,14 +1,16 @@
-"""The search of ``index.nearest`` by FAISS: the same results from all processors, for large indices."""
+"""The search of ``index`` by FAISS: the same results from all processors, for many pictures looked for at once."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from mnvision.errors import UserError
 
 
-def nearest(vectors: np.ndarray, queries: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """See ``mnvision.index.nearest``; the index is copied into memory.
+def prepare(vectors: np.ndarray) -> Any:
+    """Vectors float32 [I, D] as ``nearest`` takes them: copied into memory.
 
     Raises:
         UserError: FAISS is not installed.
@@ -19,8 +21,13 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, *, count: int) -> tuple[np
         raise UserError(
             "backend=faiss needs the package faiss-cpu: pip install mnvision[search], or take backend=numpy"
         ) from error
-    count = min(count, len(vectors))
-    searched = faiss.IndexFlatIP(vectors.shape[1])
-    searched.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    similar, places = searched.search(np.ascontiguousarray(queries, dtype=np.float32), count)
+    prepared = faiss.IndexFlatIP(vectors.shape[1])
+    prepared.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    return prepared
+
+
+def nearest(prepared: Any, queries: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """See ``mnvision.index.nearest``."""
+    count = min(count, prepared.ntotal)
+    similar, places = prepared.search(np.ascontiguousarray(queries, dtype=np.float32), count)
     return similar, places.astype(np.int64)

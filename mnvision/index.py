@@ -131,6 +131,11 @@ def read_index(folder: str | Path, *, model: TaskModel | None = None) -> Index:
     return Index(embeddings, paths, made_by)
 
 
+def prepare(vectors: np.ndarray) -> np.ndarray:
+    """Vectors float32 [I, D] as ``nearest`` takes them: as they are. Another way to search may have to copy them."""
+    return vectors
+
+
 def nearest(vectors: np.ndarray, queries: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The nearest vectors by cosine, exactly; parts of the index at a time, so that it need not fit into memory.
 

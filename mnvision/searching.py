@@ -29,7 +29,7 @@ from mnvision.pair_pictures import neighbours_sheet
 
 logger = logging.getLogger(__name__)
 
-NEAREST = {"numpy": index.nearest, "faiss": faiss_search.nearest}
+BACKENDS = {"numpy": index, "faiss": faiss_search}
 
 
 class Verdict(NamedTuple):
@@ -58,6 +58,8 @@ def search(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
     check_run_folder(cfg, sources={path.parent for path in pictures})
     model = load_model(cfg["ckpt"], task="embed")
     known = index.read_index(cfg["index"], model=model)
+    backend = BACKENDS[cfg["backend"]]
+    prepared = backend.prepare(known.embeddings)
     fast = for_inference(model, device=choose_device(cfg["accelerator"]), batch_size=cfg["batch_size"])
     folder = run_folder({**cfg, "task": {"name": "search"}})
     write_text(folder / "config.yaml", to_yaml(cfg))
@@ -72,7 +74,7 @@ def search(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         vectors = embed(fast, [image for _, image in batch])
         # One more than is wanted: the picture itself may be among them.
-        found = NEAREST[cfg["backend"]](known.embeddings, vectors, count=cfg["top_k"] + 1)
+        found = backend.nearest(prepared, vectors, count=cfg["top_k"] + 1)
         for (path, image), similar, places in zip(batch, *found, strict=True):
             own = place_of.get(os.path.abspath(path), -1)
             rows = [row for row in range(len(places)) if places[row] != own][: cfg["top_k"]]

@@ -233,8 +233,8 @@ def test_wrong_usage_is_status_2(start):
     assert start("trian") == (
         2,
         "",
-        "error: unknown command 'trian', expected one of train, eval, predict, profile, tables, shards; "
-        "did you mean train?\n",
+        "error: unknown command 'trian', expected one of train, eval, predict, profile, tables, shards, "
+        "search, verify; did you mean train?\n",
     )
     status, _, err = start("train", "--foo")
     assert status == 2

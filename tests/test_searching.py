@@ -153,10 +153,10 @@ def slow_nearest(vectors, queries, count):
     return [[i for _, i in row] for row in found], [[-s for s, _ in row] for row in found]
 
 
-@pytest.mark.parametrize("search", [index.nearest, faiss_search.nearest], ids=["numpy", "faiss"])
+@pytest.mark.parametrize("backend", searching.BACKENDS)
 @pytest.mark.parametrize("count", [1, 5, 100])
-def test_the_nearest_are_those_of_a_full_sort(search, count, monkeypatch):
-    if search is faiss_search.nearest:
+def test_the_nearest_are_those_of_a_full_sort(backend, count, monkeypatch):
+    if backend == "faiss":
         pytest.importorskip("faiss")
     monkeypatch.setattr(index, "_ROWS", 16)
     monkeypatch.setattr(index, "_QUERIES", 3)
@@ -164,12 +164,14 @@ def test_the_nearest_are_those_of_a_full_sort(search, count, monkeypatch):
     vectors = rng.normal(size=(70, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     queries = vectors[:7] + 0.1 * rng.normal(size=(7, 8)).astype(np.float32)
-    similar, places = search(vectors, queries, count=count)
+    module = searching.BACKENDS[backend]
+    prepared = module.prepare(vectors)
+    similar, places = module.nearest(prepared, queries, count=count)
     expected, similarities = slow_nearest(vectors, queries, count)
     assert places.tolist() == expected
     assert (similar.dtype, places.dtype) == (np.float32, np.int64)
     np.testing.assert_allclose(similar, similarities, atol=1e-5)
-    assert search(vectors, queries[:0], count=count)[1].shape == (0, min(count, 70))
+    assert module.nearest(prepared, queries[:0], count=count)[1].shape == (0, min(count, 70))
 
 
 def test_of_equal_vectors_the_first_comes_first(monkeypatch):
@@ -181,7 +183,7 @@ def test_of_equal_vectors_the_first_comes_first(monkeypatch):
 def test_without_faiss_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install mnvision\[search\]"):
-        faiss_search.nearest(np.ones((1, 2)), np.ones((1, 2)), count=1)
+        faiss_search.prepare(np.ones((1, 2)))
 
 
 # the commands
