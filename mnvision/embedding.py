@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def write_entries(
     if not found:
         return "no picture could be read"
     embeddings, paths = np.stack([one.numpy() for one in found]), [one["file"] for one in entries]
-    write_index(folder / "index", embeddings, paths, model=model)
+    write_index(folder / "index", embeddings, [os.path.abspath(path) for path in paths], model=model)
     cosines, places = nearest(embeddings, embeddings, count=cfg["top_k"] + 1)
     for row, one in enumerate(entries):
         pairs = zip(places[row].tolist(), cosines[row].tolist(), strict=True)
