@@ -164,7 +164,7 @@ def write_entries(
 def degrees(place: Sequence[float]) -> str:
     """A place in words.
 
-    >>> degrees((48.8584, 2.2945)), degrees((-33.8568, -151.2))
+    >>> degrees((48.8584, 2.2941)), degrees((-33.8568, -151.2))
     ('48.858 N 2.294 E', '33.857 S 151.200 W')
     """
     latitude, longitude = place
