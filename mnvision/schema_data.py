@@ -212,6 +212,8 @@ class IdentityList(Identities):
     file_column: Annotated[str, "the name of a column"]
     label_column: Annotated[str, "the name of a column"]
     split_column: Annotated[str, "the name of a column"] | None
+    crop_to_box: bool
+    box_margin: NotNegative
 
 
 @dataclasses.dataclass

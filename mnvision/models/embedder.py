@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnvision.backbones.base import Backbone
+from mnvision.backbones.base import Backbone, map_sizes
 from mnvision.backbones.layers import ConvNormAct, initialise
 from mnvision.models.base import Pictures, TaskModel
 from mnvision.ops.embedding_losses import triplet_loss
@@ -32,7 +32,7 @@ class Embedder(TaskModel):
         flip: Let ``predict`` average a picture and its mirror image, which costs twice the time.
 
     Raises:
-        UserError: If ``embedding_size`` is 1 or negative.
+        UserError: If ``embedding_size`` is 1 or negative, or the backbone's map has no size that can be told.
     """
 
     def __init__(
@@ -51,12 +51,18 @@ class Embedder(TaskModel):
             raise UserError(
                 f"task.embedding_size must be 2 or more, or 0 for the pooled features; got {embedding_size}"
             )
-        width, stride = backbone.levels[-1]
+        width = backbone.levels[-1].channels
         self.embedding_size = embedding_size or width
         self.flip = flip
         self.pooling: nn.Module = nn.AdaptiveAvgPool2d(1)
         if pooling == "depthwise":
-            self.pooling = GlobalDepthwiseConv(width, side=-(-preprocessing.size // stride), backbone=backbone)
+            if not backbone.rounds_up:
+                raise UserError(
+                    "task.pooling=depthwise needs a last map of ceil(input / stride) cells a side, which this backbone "
+                    "has not; give task.pooling=mean, or another backbone"
+                )
+            side = map_sizes(preprocessing.size, backbone.levels)[-1]
+            self.pooling = GlobalDepthwiseConv(width, side=side, backbone=backbone)
         self.dropout = nn.Dropout(dropout)
         self.embedding: nn.Module = nn.Identity()
         if embedding_size:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mnvision import build
-from mnvision.data.identity_datamodule import IdentityDataModule
+from mnvision.data.class_formats import Request
+from mnvision.data.identity_datamodule import READERS, IdentityDataModule
 from mnvision.errors import UserError
 from mnvision.ops.alignment import TEMPLATE_112
 from mnvision.types import Preprocessing
@@ -113,6 +114,27 @@ def test_lists(tmp_path, column):
         data = module(tmp_path, name="identity_list", val="val.csv")
         assert people(data, "val") == {"ann", "bob"}
         assert people(data, "train") == set(NAMES)
+
+
+def test_boxes_of_a_list(tmp_path):
+    """What a face detector found: a bright square in a dark picture."""
+    rows = ["file,label,xmin,ymin,xmax,ymax"]
+    for number, name in enumerate(NAMES[:4]):
+        image = np.zeros((40, 40, 3), np.uint8)
+        image[10:20, 5 + number : 15 + number] = 200
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+        rows.append(f"{name}.png,{name},{5 + number},10,{15 + number},20")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    data = module(tmp_path, name="identity_list", val_share=0.5, crop_to_box=True, box_margin=0.0)
+    for split in ("train", "val"):
+        data._splits[split] = READERS["identity_list"](
+            Request(tmp_path, split, None, 0.5, 0, data._options)
+        )  # without pairs, of which single pictures make none
+        for batch in data.evaluation_dataloader(split):
+            assert (batch.images == 200).all()
+    assert not (
+        next(iter(module(tmp_path, name="identity_list", val_share=0.5).train_dataloader())).images == 200
+    ).all()
 
 
 def test_batches_of_identities(tmp_path):

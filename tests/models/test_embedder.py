@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from mnvision import create_model, profile
+from mnvision import create_model, list_backbones, load_model, profile
+from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
 from mnvision.inference import for_inference
 from mnvision.models.embedding_objective import EmbeddingObjective
@@ -142,3 +145,28 @@ def test_nothing_to_learn_from():
         EmbeddingObjective(embedder(), loss="none", identities=3)
     with pytest.raises(UserError, match="2 or more, or 0 for the pooled features; got 1"):
         embedder(embedding_size=1)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "depthwise"])
+@pytest.mark.parametrize("backbone", [*list_backbones(), "timm"])
+def test_every_backbone_gives_embeddings(backbone, pooling, images, tmp_path):
+    """At odd and even sizes of the last map; every parameter gets a gradient, and a saved model says the same."""
+    others = {"alpha": 0.5}
+    if backbone == "timm":
+        pytest.importorskip("timm")
+        others = {"alpha": 1.0, "backbone_options": {"library": "timm"}}
+    name = "mobilenetv3_small_050" if backbone == "timm" else backbone
+    make = functools.partial(embedder, backbone=name, pooling=pooling, embedding_size=8)
+    if (backbone, pooling) == ("squeezenet", "depthwise"):
+        with pytest.raises(UserError, match="give task.pooling=mean"):
+            make(**others)
+        return
+    model = make(**others)
+    objective = EmbeddingObjective(model, loss="arcface", identities=3)
+    objective(images, LABELS)["arcface_loss"].backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    assert torch.isfinite(model(images)).all()
+    save_model(model, tmp_path / "m.ckpt")
+    again = load_model(tmp_path / "m.ckpt")
+    torch.testing.assert_close(again.predict(images), model.eval().predict(images), rtol=0, atol=0)
+    assert make(70, **others).eval()(images[:1, :, :, :].repeat(1, 1, 2, 2)[..., :70, :70]).shape == (1, 8)
