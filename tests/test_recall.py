@@ -7,16 +7,23 @@ import pytest
 from mnvision.models.create import create_model
 from mnvision.recall import SELECTION, settle_model
 
+# The tasks that have them, where it is not Faster R-CNN.
+TASK_OF = {"flip": "embed", "parent_level": "geolocate"}
+
 
 @pytest.fixture(scope="module")
-def model():
+def models():
     options = {"form": "c4", "score_threshold": 0.2, "nms_iou": 0.4, "pre_nms_top_k": 50, "max_detections": 7}
-    return create_model("faster_rcnn", alpha=0.25, image_size=64, num_classes=2, task_options=options)
+    makers = {"faster_rcnn": options, "embed": {"flip": True}, "geolocate": {"parent_level": 3}}
+    small = {"alpha": 0.25, "image_size": 64, "num_classes": 2}
+    return {task: create_model(task, **small, task_options=options) for task, options in makers.items()}
 
 
 @pytest.mark.parametrize("name", SELECTION)
-def test_null_leaves_the_models_own_selection(model, name):
+def test_null_leaves_the_models_own_selection(models, name):
+    model = models[TASK_OF.get(name, "faster_rcnn")]
     own = getattr(model, name)
+    assert own is not None
     settle_model(model, {"overrides": [f"task.{name}"], "task": {name: None}}, {"task": {name: own}})
     assert getattr(model, name) == own
     settle_model(model, {"overrides": [f"task.{name}"], "task": {name: 1}}, {"task": {name: own}})

@@ -144,7 +144,7 @@ def test_a_spec_builds_the_same_model_again():
     ("arguments", "message"),
     [
         ({"task": "sdd"}, "unknown task 'sdd'; did you mean ssd?"),
-        ({"task": "xyz"}, "unknown task 'xyz'; known: classify, faster_rcnn, geolocate, ssd"),
+        ({"task": "xyz"}, "unknown task 'xyz'; known: attributes, classify, embed, faster_rcnn, geolocate, ssd"),
         ({"task_options": {"nms_iuo": 0.5}}, "task ssd has no option 'nms_iuo'; did you mean nms_iou"),
         ({"task_options": {"num_classes": 5}}, "task ssd has no option 'num_classes'"),
         (
