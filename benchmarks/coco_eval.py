@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mnvision.annotations import Annotations
 from mnvision.metrics.coco import COCO_NUMBERS, coco_evaluate, coco_table
 from mnvision.metrics.detections import DetectionArrays, to_xywh
-from mnvision.types import Annotations
 
 CLASSES = 80
 DETECTIONS = 100  # a picture

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.class_pictures import NEUTRAL, RIGHT, WRONG, Caption, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
 from mnvision.files import csv_text, write_text
@@ -19,7 +20,6 @@ from mnvision.models.attributes import AttributeNetwork
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.report_plans import ATTRIBUTES
-from mnvision.types import LabelledPictures
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.class_figures import confusion_picture, reliability_picture
 from mnvision.class_pictures import Caption, captions, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
@@ -21,7 +22,6 @@ from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.classifier import Classifier
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.report_plans import CLASSIFICATION
-from mnvision.types import LabelledPictures
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.annotations import Annotations
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.metrics.coco import CocoMetric, class_table, coco_table
@@ -18,7 +19,7 @@ from mnvision.models.detector import Detector
 from mnvision.ops.image import read_image
 from mnvision.outputs import annotated_names, write_picture
 from mnvision.report_plans import DETECTION
-from mnvision.types import Annotations, Detections
+from mnvision.types import Detections
 from mnvision.visualize import draw_detections
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mnvision.annotations import PairedPictures
 from mnvision.class_pictures import NEUTRAL, RIGHT, WRONG, Caption, mistakes_sheet
 from mnvision.data.class_dataset import ClassDataset
 from mnvision.data.splits import Split
@@ -25,7 +26,6 @@ from mnvision.models.embedder import Embedder
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.pair_pictures import pair_captions, pairs_sheet
 from mnvision.report_plans import EMBEDDING
-from mnvision.types import PairedPictures
 
 CHOSEN_BY = "top_k"  # how much predict tells of a picture: its nearest ones
 COLUMNS: Mapping[str, str] = {"pairs": "val/accuracy", "AUC": "val/auc", "rank-1": "val/rank1"}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnvision.annotations import PlacedPictures
 from mnvision.class_pictures import NEUTRAL, RIGHT, WRONG, Caption, draw_label, mistakes_sheet
 from mnvision.data.splits import Split
 from mnvision.figures import save
@@ -22,7 +23,6 @@ from mnvision.ops.s2 import read_tokens
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.place_figures import partition_map, predictions_map
 from mnvision.report_plans import GEOLOCATION
-from mnvision.types import PlacedPictures
 
 logger = logging.getLogger(__name__)
 

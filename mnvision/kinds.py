@@ -12,7 +12,7 @@ from mnvision import attributes, classification, detection, embedding, geolocati
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.models.base import ModelSpec, TaskModel
-from mnvision.report_plans import ReportPlan
+from mnvision.report_parts import ReportPlan
 
 
 class Kind(Protocol):

@@ -24,7 +24,7 @@ from mnvision.hardware import choose_precision, describe_machine
 from mnvision.models.base import TaskModel
 from mnvision.profiler import profile
 from mnvision.report import write_report
-from mnvision.report_plans import ReportPlan
+from mnvision.report_parts import ReportPlan
 
 logger = logging.getLogger(__name__)
 

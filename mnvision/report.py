@@ -18,7 +18,8 @@ import numpy as np
 from mnvision.charts import Line, line_chart
 from mnvision.files import write_text
 from mnvision.page import PAGE, STYLE
-from mnvision.report_plans import DETECTION, ReportPlan, Sheet
+from mnvision.report_parts import ReportPlan, Sheet
+from mnvision.report_plans import DETECTION
 
 logger = logging.getLogger(__name__)
 

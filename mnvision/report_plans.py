@@ -1,79 +1,8 @@
-"""What the report page shows of each kind of task, as plain data."""
+"""What the report page shows of each kind of task."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
-
-class BigNumber(NamedTuple):
-    """A number in large digits: its name, title, what stands beside the title, and its digits."""
-
-    name: str
-    title: str
-    note: str
-    digits: int = 3
-
-
-class Curve(NamedTuple):
-    """A line of a chart: what stands at its end, its CSS class, its column of ``metrics.csv``, its head in a table."""
-
-    name: str
-    style: str
-    column: str
-    head: str
-
-
-class Chart(NamedTuple):
-    """Curves by epoch; the scale reaches at least ``least``, and of the line ``best`` the highest point is marked."""
-
-    title: str
-    curves: tuple[Curve, ...]
-    least: float
-    best: str = ""
-
-
-class NumberTable(NamedTuple):
-    """A table of numbers: its heads, and rows of a number's name and the cells before its value."""
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-class Sheet(NamedTuple):
-    """A picture of its own: its file in the run's folder, its title, and one line on what it shows."""
-
-    file: str
-    title: str
-    note: str
-
-
-@dataclass(frozen=True)
-class ReportPlan:
-    """What a report shows beside what all of them do.
-
-    Attributes:
-        figures: The numbers that people ask for first.
-        charts: What is drawn by epoch.
-        tables: The numbers with what they are; any others follow them in small print.
-        bars: Title of the bars by class.
-        bar: What a bar shows.
-        tick: What the tick on it shows.
-        pictures_note: What to know about the sample pictures.
-        sheets: Pictures that are shown where the folder holds them.
-        intended_use: What such a model is for, and what not; where it concerns people.
-    """
-
-    figures: tuple[BigNumber, ...]
-    charts: tuple[Chart, ...]
-    tables: tuple[NumberTable, ...]
-    bars: str
-    bar: str
-    tick: str
-    pictures_note: str = ""
-    sheets: tuple[Sheet, ...] = ()
-    intended_use: str = ""
-
+from mnvision.report_parts import BigNumber, Chart, Curve, NumberTable, ReportPlan, Sheet
 
 _LOSS = Chart(
     "Loss",
@@ -174,7 +103,7 @@ EMBEDDING = ReportPlan(
         BigNumber("rank1", "rank-1", "nearest picture"),
     ),
     charts=(
-        _LOSS,
+        Chart("Loss", (Curve("train", "c3", "train/loss", "train loss"),), least=0.01),
         Chart(
             "Verification",
             (
@@ -215,9 +144,13 @@ EMBEDDING = ReportPlan(
             "Nearest pictures",
             "Each row begins with a picture; green is another one of its identity, red is not. Squared distances.",
         ),
-        Sheet("pairs.jpg", "Worst pairs", "Told wrong, farthest from the threshold first; two pairs a row."),
+        Sheet("pairs.jpg", "Worst pairs", "Told wrong, farthest from the threshold first."),
         Sheet("roc.png", "ROC curve", "Same pairs accepted by the share of different ones that is accepted with them."),
         Sheet("distances.png", "Distances", "Of same and different pairs; left of the line a pair is called same."),
+    ),
+    intended_use=(
+        "finding pictures of the same thing; of faces only with the consent of those shown, and never as the sole ground "
+        "of a decision about them (docs/responsible-use.md)"
     ),
 )
 
@@ -254,6 +187,10 @@ ATTRIBUTES = ReportPlan(
     tick="AP of a constant answer",
     pictures_note="Under each picture: green was found and is there; red was found and is not there, or was missed.",
     sheets=(Sheet("mistakes.jpg", "Worst mistakes", "The wrong answers that the network was surest of."),),
+    intended_use=(
+        "describing pictures; of people no evidence of who or what they are, and not for decisions about them "
+        "(docs/responsible-use.md)"
+    ),
 )
 
 GEOLOCATION = ReportPlan(

@@ -7,10 +7,10 @@ import logging
 from typing import Any
 
 from mnvision import build
+from mnvision.annotations import LabelledPictures, PlacedPictures
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.shard_items import shards_from
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures, PlacedPictures
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnvision.annotations import LabelledPictures
 from mnvision.cache import cache_dir
 from mnvision.models.distillation import Distillation, Teacher
-from mnvision.types import Batch, LabelledPictures, Preprocessing
+from mnvision.types import Batch, Preprocessing
 
 logger = logging.getLogger(__name__)
 

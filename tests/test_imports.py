@@ -16,7 +16,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the lowest layer to the highest: a module imports from its own layer or from those below it.
 LAYERS = [
-    {"errors", "types", "files", "cache", "ops"},
+    {"errors", "types", "annotations", "files", "cache", "ops"},
     {"download"},
     {"backbones"},
     {
@@ -30,6 +30,7 @@ LAYERS = [
         "embedding_figures",
         "pair_pictures",
         "faiss_search",
+        "report_parts",
         "report_plans",
         "charts",
         "page",

@@ -6,12 +6,12 @@ import logging
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_formats import Request, read_attributes
 from mnvision.data.attribute_values import adopt_attributes, describe_attributes, warn_of_constant
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_lists import AttributeColumns, read_attribute_list
 from mnvision.data.attribute_values import keep_attributes
 from mnvision.data.celeba import read_celeba
@@ -16,7 +17,6 @@ from mnvision.data.labelled import refuse_shared
 from mnvision.data.splits import Split
 from mnvision.data.utkface import read_utkface
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 Options = Mapping[str, Any]
 

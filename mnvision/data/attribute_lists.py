@@ -11,11 +11,11 @@ from typing import Literal, TextIO, get_args
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_values import NO, UNKNOWN, YES, check_attributes, codes_of, decode_values, part_of_groups
 from mnvision.data.labelled import encode_names
 from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError, did_you_mean, file_error
-from mnvision.types import LabelledPictures
 
 MinusOne = Literal["no", "unknown"]
 _PLAIN = {"1": YES, "1.0": YES, "true": YES, "0": NO, "0.0": NO, "false": NO, "": UNKNOWN, "nan": UNKNOWN}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.classes import choose_classes
 from mnvision.data.labelled import check_files, refuse_strange
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

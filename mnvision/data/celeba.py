@@ -11,11 +11,11 @@ from typing import TextIO
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_values import NO, YES, check_attributes, codes_of, decode_values
 from mnvision.data.labelled import encode_names
 from mnvision.data.splits import Split
 from mnvision.errors import UserError, file_error
-from mnvision.types import LabelledPictures
 
 TABLE, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 PARTS: dict[Split, str] = {"train": "0", "val": "1", "test": "2"}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.labelled import check_pictures, finish_split
 from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError, file_error
-from mnvision.types import LabelledPictures
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
 from mnvision.data.class_formats import GENERATED, find_root, picture_folder, read_labelled
@@ -21,7 +22,7 @@ from mnvision.data.loaders import make_loader
 from mnvision.data.mixing import Mixing
 from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures, Preprocessing
+from mnvision.types import Preprocessing
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.classification_transforms import ClassTransform
 from mnvision.data.dataset import BadImages, PictureDataset
 from mnvision.data.mixing import Mixing, mix
 from mnvision.ops.alignment import align
 from mnvision.ops.image import read_image
 from mnvision.ops.picture import Picture
-from mnvision.types import Batch, LabelledPictures, Labels
+from mnvision.types import Batch, Labels
 
 # Pixels uint8 [S, S, 3], what is known of the picture (an integer, or a row of them), its place in the split, and a
 # number from which a batch draws what it mixes.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.cache import cache_dir
 from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.cifar import read_cifar10, read_cifar100
@@ -23,7 +24,6 @@ from mnvision.data.shapes import make_shapes, shapes_folder_name
 from mnvision.data.splits import Split
 from mnvision.data.stanford_dogs import read_stanford_dogs
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 Options = Mapping[str, Any]
 LISTS = ("picture_list", "identity_list", "attribute_list", "place_list")  # whose pictures have a folder of their own

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mnvision.annotations import Annotations
 from mnvision.errors import UserError, file_error
-from mnvision.types import Annotations
 
 
 def choose_classes(names: Sequence[str], *, classes: Sequence[str], file: Path) -> list[int]:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.annotations import Annotations
 from mnvision.data.classes import choose_classes
 from mnvision.errors import UserError, file_error
-from mnvision.types import Annotations
 
 log = logging.getLogger(__name__)
 

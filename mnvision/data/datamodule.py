@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mnvision.annotations import Annotations
 from mnvision.cache import cache_dir
 from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.classes import adopt_classes, describe
@@ -22,7 +23,7 @@ from mnvision.data.splits import Split
 from mnvision.data.transforms import Augment
 from mnvision.data.voc import VocFolders, read_voc, voc_classes
 from mnvision.errors import UserError
-from mnvision.types import Annotations, Batch, Preprocessing, Target, pad_targets
+from mnvision.types import Batch, Preprocessing, Target, pad_targets
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mnvision.annotations import Annotations
 from mnvision.data.transforms import Augment, Transform
 from mnvision.data.windows import Truth
 from mnvision.errors import UserError
 from mnvision.ops.image import read_image
-from mnvision.types import Annotations, Preprocessing, Target
+from mnvision.types import Preprocessing, Target
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.classes import choose_classes
 from mnvision.data.labelled import check_pictures, encode_names, refuse_strange, warn_of_empty_classes
 from mnvision.data.pictures import SUFFIXES
 from mnvision.data.splits import VAL_SHARE, Split, part_of
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.data import DataLoader
 
+from mnvision.annotations import LabelledPictures, PairedPictures
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
 from mnvision.data.class_formats import Request
@@ -22,7 +23,6 @@ from mnvision.data.pairs import make_pairs, refuse_shared_identities
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.ops.processes import rank_and_size
-from mnvision.types import LabelledPictures, PairedPictures
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.classes import choose_classes
 from mnvision.data.splits import Split, part_of
 from mnvision.errors import UserError, did_you_mean
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

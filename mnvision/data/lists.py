@@ -13,11 +13,11 @@ from typing import TextIO
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.labelled import check_pictures, encode_names, keep_classes, warn_of_empty_classes
 from mnvision.data.pictures import SUFFIXES
 from mnvision.data.splits import VAL_SHARE, Split, part_of
 from mnvision.errors import UserError, did_you_mean, file_error
-from mnvision.types import LabelledPictures
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _INTEGER = re.compile(r"[+-]?[0-9]+")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures, Pairs
 from mnvision.errors import UserError, did_you_mean, file_error
 from mnvision.ops.folds import folds_in_order
-from mnvision.types import LabelledPictures, Pairs
 
 log = logging.getLogger(__name__)
 

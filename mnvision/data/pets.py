@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.labelled import encode_names, finish_split, refuse_shared
 from mnvision.data.object_boxes import union_boxes
 from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError, file_error
-from mnvision.types import LabelledPictures
 
 
 def read_pets(

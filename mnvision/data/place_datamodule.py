@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.annotations import PlacedPictures
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.drawn_places import LIST
 from mnvision.data.labelled import check_pictures, class_counts, refuse_shared
@@ -20,7 +21,6 @@ from mnvision.errors import UserError
 from mnvision.ops.geo import best_constants, mean_places
 from mnvision.ops.partition import adaptive_cells
 from mnvision.ops.s2 import cell_centers, cell_levels, cell_tokens, find_cells, leaf_cells, read_tokens
-from mnvision.types import PlacedPictures
 
 log = logging.getLogger(__name__)
 

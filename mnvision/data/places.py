@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnvision.annotations import PlacedPictures
 from mnvision.data.labelled import encode_names
 from mnvision.errors import UserError, did_you_mean, file_error
-from mnvision.types import PlacedPictures
 
 _LIMITS = np.array([90.0, 180.0])  # of latitude and longitude
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from mnvision.annotations import LabelledPictures
 from mnvision.cache import cache_dir
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
@@ -26,7 +27,7 @@ from mnvision.data.tar import Sample, ShardError, read_samples
 from mnvision.errors import UserError
 from mnvision.ops.picture import Picture
 from mnvision.ops.processes import rank_and_size
-from mnvision.types import Batch, LabelledPictures
+from mnvision.types import Batch
 
 log = logging.getLogger(__name__)
 

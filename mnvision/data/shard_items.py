@@ -11,10 +11,10 @@ from typing import get_args
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.dataset import BadImages
 from mnvision.data.shard_writer import ShardItem, suffix_of, write_shards
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

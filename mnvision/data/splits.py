@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.labelled import encode_names, finish_split, refuse_shared
 from mnvision.data.object_boxes import union_boxes
 from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError, file_error
-from mnvision.types import LabelledPictures
 
 _IMAGES, _ANNOTATIONS = "Images", "Annotation"
 

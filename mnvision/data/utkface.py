@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_values import check_attributes, part_of_groups
 from mnvision.data.folders import read_unlabelled
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 log = logging.getLogger(__name__)
 

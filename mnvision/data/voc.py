@@ -17,9 +17,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from mnvision.annotations import Annotations
 from mnvision.data.classes import choose_classes
 from mnvision.errors import UserError, file_error
-from mnvision.types import Annotations
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnvision.annotations import LabelledPictures
 from mnvision.metrics.gathering import gather_columns, joined
 from mnvision.metrics.ranks import KEPT, RankedPictures, check_ranked, condense, no_pictures
 from mnvision.ops.processes import rank_and_size
-from mnvision.types import LabelledPictures, Labels, UserError
+from mnvision.types import Labels, UserError
 
 logger = logging.getLogger(__name__)
 

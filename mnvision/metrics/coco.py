@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnvision.annotations import Annotations
 from mnvision.metrics.average_precision import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS, Boxes, Curves, coco_curves
 from mnvision.metrics.detections import DetectionArrays, check_detections, to_results, to_xywh
 from mnvision.metrics.gathering import gather_columns, joined
 from mnvision.metrics.reference import library_curves
 from mnvision.ops.processes import rank_and_size
-from mnvision.types import Annotations, Detections, Targets, UserError
+from mnvision.types import Detections, Targets, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.annotations import Annotations
 from mnvision.files import write_text
-from mnvision.types import Annotations, UserError
+from mnvision.types import UserError
 
 
 @dataclass(frozen=True, eq=False)

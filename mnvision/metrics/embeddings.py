@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnvision.annotations import LabelledPictures, PairedPictures, Pairs
 from mnvision.metrics.gathering import gather_columns, joined
 from mnvision.metrics.identification import identify
 from mnvision.metrics.verification import (
@@ -24,7 +25,7 @@ from mnvision.metrics.verification import (
 )
 from mnvision.ops.folds import folds_in_order
 from mnvision.ops.processes import rank_and_size
-from mnvision.types import LabelledPictures, Labels, PairedPictures, Pairs, UserError
+from mnvision.types import Labels, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnvision.annotations import PlacedPictures
 from mnvision.metrics.gathering import gather_columns, joined
 from mnvision.metrics.ranks import KEPT, condense
 from mnvision.ops.geo import DISTANCES, FARTHEST, haversine
 from mnvision.ops.processes import rank_and_size
 from mnvision.ops.s2 import cell_levels, find_cells, group_cells, leaf_cells, read_tokens
-from mnvision.types import Labels, PlacedPictures, UserError
+from mnvision.types import Labels, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnvision.types import LabelledPictures, UserError
+from mnvision.annotations import LabelledPictures
+from mnvision.types import UserError
 
 KEPT = 5  # classes of each picture
 

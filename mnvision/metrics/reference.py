@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from mnvision.annotations import Annotations
 from mnvision.metrics.average_precision import Curves
 from mnvision.metrics.detections import DetectionArrays, to_xywh
-from mnvision.types import Annotations, UserError
+from mnvision.types import UserError
 
 
 def library_curves(

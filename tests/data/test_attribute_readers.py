@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_datamodule import AttributeDataModule
 from mnvision.data.attribute_lists import AttributeColumns, read_attribute_list
 from mnvision.data.attribute_values import adopt_attributes, describe_attributes, held_out, keep_attributes
 from mnvision.data.celeba import read_celeba
 from mnvision.data.utkface import ATTRIBUTES, labels_of, parse_name, read_utkface
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures, Preprocessing
+from mnvision.types import Preprocessing
 
 NAN = np.nan
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from mnvision.annotations import Annotations
 from mnvision.data.coco import read_coco
 from mnvision.data.dataset import DetectionDataset
 from mnvision.data.loaders import EpochSampler
 from mnvision.data.shapes import make_shapes
 from mnvision.errors import UserError
 from mnvision.ops.image import read_image, resize_image
-from mnvision.types import Annotations, Preprocessing
+from mnvision.types import Preprocessing
 
 PREPROCESSING = Preprocessing(size=64, mean=(100.0, 110.0, 120.0))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.folders import SplitFolders, read_classes, read_folders, read_unlabelled
 from mnvision.data.labelled import adopt_labels, describe_labelled, keep_classes, refuse_shared
 from mnvision.data.splits import part_of, split_rows
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 
 def touch(root: Path, *files: str) -> Path:

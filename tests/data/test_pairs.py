@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from mnvision.annotations import LabelledPictures
 from mnvision.data.pairs import make_pairs, read_pair_list, refuse_shared_identities, shared_identities
 from mnvision.errors import UserError
-from mnvision.types import LabelledPictures
 
 LABELS = np.repeat(np.arange(60), np.arange(60) % 7 + 1)
 GOLDEN = [

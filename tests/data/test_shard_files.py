@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from mnvision import download
+from mnvision.annotations import LabelledPictures
 from mnvision.data.shard_files import INDEX, refuse_cut, with_index
 from mnvision.data.shard_items import shards_from
 from mnvision.data.shard_writer import ShardItem, write_shards
 from mnvision.data.shards import ShardStream
 from mnvision.errors import UserError
 from mnvision.ops.image import decode_image
-from mnvision.types import LabelledPictures
 from tests.servers import Asked, Server, serving
 
 JPEG = b"\xff\xd8\xff"

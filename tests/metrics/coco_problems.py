@@ -11,9 +11,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mnvision.annotations import Annotations
 from mnvision.metrics.coco import COCO_NUMBERS
 from mnvision.metrics.detections import DetectionArrays
-from mnvision.types import Annotations
 
 Dataset = dict[str, list[dict[str, Any]]]
 Results = list[dict[str, Any]]

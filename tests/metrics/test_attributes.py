@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from mnvision.annotations import LabelledPictures
 from mnvision.errors import UserError
 from mnvision.metrics.attribute_tables import attribute_table, number_table
 from mnvision.metrics.attributes import AttributeMetric, average_precision
-from mnvision.types import LabelledPictures, Labels
+from mnvision.types import Labels
 
 NAMES = ("hat", "beard", "scar")
 NAN = math.nan

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.distributed
 
+from mnvision.annotations import LabelledPictures
 from mnvision.metrics.classification import CLASSIFICATION_NUMBERS, ClassificationMetric, Confusion, Mistake
 from mnvision.metrics.classification_tables import accuracy_table, classification_table, confusion_table
 from mnvision.metrics.detections import write_predictions
-from mnvision.types import LabelledPictures, Labels, UserError
+from mnvision.types import Labels, UserError
 
 NAMES = ("beagle", "basset", "poodle")
 # Two beagles right, one taken for a basset; a basset right, the second one a poodle; no poodle; an unlabelled picture.

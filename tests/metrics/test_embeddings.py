@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from mnvision.annotations import LabelledPictures, PairedPictures, Pairs
 from mnvision.metrics.embeddings import IDENTIFICATION_NUMBERS, VERIFICATION_NUMBERS, EmbeddingMetric
 from mnvision.metrics.identification import identify
-from mnvision.types import LabelledPictures, Labels, PairedPictures, Pairs, UserError
+from mnvision.types import Labels, UserError
 
 
 def names(count):

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from mnvision.annotations import PlacedPictures
 from mnvision.errors import UserError
 from mnvision.metrics.geolocation import GEOLOCATION_NUMBERS, WITHIN, GeolocationMetric
 from mnvision.ops.geo import FARTHEST, haversine
 from mnvision.ops.s2 import cell_centers, find_cells, leaf_cells, parent_cells, read_tokens
-from mnvision.types import Labels, PlacedPictures
+from mnvision.types import Labels
 
 # Two cells of level 8 side by side in Paris's cell of level 5, New York's, and a large one around Sydney.
 CELLS = ("47e61", "47e67", "6b", "89c25")
