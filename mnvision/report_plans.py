@@ -149,8 +149,8 @@ EMBEDDING = ReportPlan(
         Sheet("distances.png", "Distances", "Of same and different pairs; left of the line a pair is called same."),
     ),
     intended_use=(
-        "finding pictures of the same thing; of faces only with the consent of those shown, and never as the sole ground "
-        "of a decision about them (docs/responsible-use.md)"
+        "finding pictures of the same thing; of faces only with the consent of those shown, and never as the sole "
+        "ground of a decision about them (docs/responsible-use.md)"
     ),
 )
 
