@@ -228,6 +228,8 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
     shrinking = right("task.name", "trainer.progressive_rho")
     if shrinking and shrinking[1] and DATA_OF_TASK[shrinking[0]] is BOXES:
         yield "trainer.progressive_rho", f"task={shrinking[0]} has boxes that would not shrink along; leave it null"
+    if (pooling := right("task.pooling", "trainer.progressive_rho")) and pooling[0] == "depthwise" and pooling[1]:
+        yield "trainer.progressive_rho", "task.pooling=depthwise fits one size of the map alone; leave it null"
     if (root := right("data.root")) and "://" in str(root[0]):
         yield "data.root", f"expected a folder, got {root[0]}; shards behind a URL are given as data.train and data.val"
     if right("data.balanced", "task.class_weights") == [True, "balanced"]:

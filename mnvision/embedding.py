@@ -70,8 +70,8 @@ def summary(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> str:
 
 
 def by_class(metric: EmbeddingMetric) -> tuple[dict[str, float], dict[str, float]]:
-    """Accuracy of each fold."""
-    judged = metric.verified()
+    """Accuracy of each fold; nothing where the split has no pairs, as that of a training."""
+    judged = metric.verified() if metric.pairs is not None else None
     if judged is None:
         return {}, {}
     return {f"fold {fold + 1}": value for fold, value in zip(judged.folds, judged.accuracies.tolist(), strict=True)}, {}
@@ -79,6 +79,8 @@ def by_class(metric: EmbeddingMetric) -> tuple[dict[str, float], dict[str, float
 
 def write_results(metric: EmbeddingMetric, folder: Path) -> None:
     """Write ``predictions.json``, the distance of every pair, and the two drawings of the report page."""
+    if metric.pairs is None:
+        return
     write_text(folder / "predictions.json", json.dumps(metric.results()))
     judged, curve, verified = metric.judged(), metric.roc(), metric.verified()
     if curve is None:
@@ -100,7 +102,7 @@ def write_pictures(
     written = []
     for name, sheet in (
         ("neighbours.jpg", _neighbours(metric, dataset, count=count)),
-        ("pairs.jpg", _worst_pairs(metric, dataset) if count else None),
+        ("pairs.jpg", _worst_pairs(metric, dataset) if count and metric.pairs is not None else None),
     ):
         if sheet is not None:
             written.append(folder / name)
@@ -139,7 +141,9 @@ def write_entries(
     for row, one in enumerate(entries):
         pairs = zip(places[row].tolist(), cosines[row].tolist(), strict=True)
         named = [
-            {"file": paths[place], "distance": round(2 - 2 * cosine, 5)} for place, cosine in pairs if place != row
+            {"file": paths[place], "distance": round(max(0.0, 2 - 2 * cosine), 5)}
+            for place, cosine in pairs
+            if place != row
         ]
         one["nearest"] = named[: cfg["top_k"]]
     return f"{len(entries)} embeddings of {embeddings.shape[1]} numbers in {folder / 'index'}"

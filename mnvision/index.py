@@ -43,7 +43,8 @@ def model_digest(model: TaskModel) -> str:
     Args:
         model: As it was loaded, on any device; not the copy that ``for_inference`` makes, whose weights are others.
     """
-    digest = hashlib.sha256(json.dumps(asdict(model.preprocessing), sort_keys=True).encode())
+    decisive = {**asdict(model.preprocessing), "flip": getattr(model, "flip", False)}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

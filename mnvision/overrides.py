@@ -68,7 +68,8 @@ def name_pictures(arguments: Sequence[str]) -> list[str]:
     if len(bare) not in (0, 2):
         got = " ".join(arguments[place] for place in bare)
         raise UserError(
-            f"verify compares two pictures, got {len(bare)}: {got}; give two paths, or first=... second=..."
+            f"verify compares two pictures, got {len(bare)}: {got}; give two paths, or first=... second=..., which a "
+            "path with = in it needs, in quotes"
         )
     keys = dict(zip(bare, ("first", "second"), strict=False))
     return [f"{keys[place]}={word}" if place in keys else word for place, word in enumerate(arguments)]

@@ -101,7 +101,7 @@ def verify(cfg: Mapping[str, Any]) -> Verdict:
     distance = float(np.square(vectors[0] - vectors[1]).sum())
     threshold, whose = cfg["threshold"], "as given"
     if threshold is None:
-        threshold, whose = _threshold_of_run(Path(cfg["ckpt"])), "of the checkpoint's validation"
+        threshold, whose = _threshold_of_run(Path(cfg["ckpt"])), "of the validation of the run's best.ckpt"
     same = None if threshold is None else distance < threshold
     lines = [f"{cfg['first']}\n{cfg['second']}", f"squared distance {distance:.4f}, of 0 to 4"]
     if threshold is None:

@@ -72,6 +72,14 @@ def test_evaluation_repeats_the_numbers_of_the_training(trained, tmp_path):
     assert flipped != again
 
 
+def test_what_it_was_trained_on_has_no_pairs(trained, tmp_path):
+    numbers = run.evaluate(
+        configure("eval", *TRAINER, f"ckpt={best(trained)}", "split=train", f"output_dir={tmp_path}")
+    )
+    assert set(numbers) >= {"train/rank1", "train/map"}
+    assert "train/accuracy" not in numbers
+
+
 def test_a_training_goes_on_as_if_it_had_not_stopped(root, trained, tmp_path):
     """The directions of the identities are no part of the model, and are there again all the same."""
     train(tmp_path / "cut", root, "trainer.max_epochs=1")
@@ -119,6 +127,8 @@ def test_prediction_writes_an_index(trained, tmp_path, caplog):
 
 
 def test_wrong_wishes(root, trained, tmp_path):
+    with pytest.raises(ConfigError, match="task.pooling=depthwise fits one size"):
+        configure("train", "task=embed", "task.pooling=depthwise", "trainer.progressive_rho=[0.5,1]")
     with pytest.raises(ConfigError, match="task=embed cannot learn from data=shapes"):
         configure("train", "task=embed", "data=shapes")
     classifier = create_model("classify", alpha=0.25, image_size=32, classes=["a", "b"])

@@ -250,7 +250,7 @@ def test_verify_says_what_is_known(album, ckpt, start, bare):
     run = ckpt.parent.parent
     (run / "metrics.json").write_text(json.dumps({"val/threshold": 0.3}))
     assert start("verify", *words, f"ckpt={ckpt}")[1].endswith(
-        "threshold 0.3000, of the checkpoint's validation\nsame\n"
+        "threshold 0.3000, of the validation of the run's best.ckpt\nsame\n"
     )
     out = start("verify", *words, f"ckpt={ckpt}", "threshold=0.1")[1]
     assert out.endswith("threshold 0.1000, as given\ndifferent\n")

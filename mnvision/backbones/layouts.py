@@ -232,7 +232,7 @@ def from_ours(tensors: Mapping[str, Tensor], *, spec: Mapping[str, Any] | None =
     settings |= {key: value for key, value in spec.get("backbone_options", {}).items() if key not in TRAINING_OPTIONS}
     for part, keys in (
         ("task_options", HEAD_OPTIONS),
-        ("preprocessing", ("mean", "std", "fit", "crop_share")),
+        ("preprocessing", ("mean", "std", "fit", "crop_share", "aligned")),
     ):
         settings |= {key: spec[part][key] for key in keys if key in spec.get(part, {})}
     if "preprocessing" in spec:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnvision.annotations import LabelledPictures
-from mnvision.data.attribute_lists import AttributeColumns, read_attribute_list
+from mnvision.data.attribute_lists import AttributeColumns, read_attribute_list, refuse_shared_people
 from mnvision.data.attribute_values import keep_attributes
 from mnvision.data.celeba import read_celeba
 from mnvision.data.drawn_faces import TABLE
@@ -89,6 +89,7 @@ def _read_lists(asked: Request) -> LabelledPictures:
         learnt = read(options["train"], names=asked.names, split=None)
         found = read(own, names=learnt.classes, split=None)
         refuse_shared({"train": learnt, asked.split: found}, name=str(asked.root))
+        refuse_shared_people(asked.root / options["train"], asked.root / own, columns=columns)
         return found
     whole = asked.split == "train" and options["val"] is not None
     return read(options["train"], names=asked.names, split=None if whole else asked.split)

@@ -176,6 +176,33 @@ def _take(table: _Table, split: Split, *, share: float, seed: int, file: Path) -
     return part_of_groups(pictures, split, groups=groups, share=share, seed=seed, name=str(file))
 
 
+def refuse_shared_people(train: Path, measured: Path, *, columns: AttributeColumns) -> None:
+    """Refuse two lists that share a group, such as a person, in ``columns.group``.
+
+    Raises:
+        UserError: They do; names one.
+    """
+    if columns.group is None:
+        return
+    shared = sorted(set(_groups_of(train, columns=columns)) & set(_groups_of(measured, columns=columns)))
+    if shared:
+        raise file_error(
+            measured,
+            f"{len(shared)} groups of data.group_column={columns.group} are in {train.name}, too, the first is"
+            f" '{shared[0]}'. Expected every group in one list, or give data.group_column=null",
+        )
+
+
+def _groups_of(file: Path, *, columns: AttributeColumns) -> list[str]:
+    """The groups of a list that was read without an error."""
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        first = text.readline()
+        mark = next((mark for mark in ",;\t" if mark in first), ",")
+        rows = csv.reader(chain([first], text), delimiter=mark)
+        place = [name.strip() for name in next(rows)].index(str(columns.group))
+        return [cells[place].strip() for cells in rows if cells]
+
+
 def _refuse_shared_groups(groups: np.ndarray, splits: np.ndarray, *, file: Path) -> None:
     """What was trained on cannot be measured on, and a person is one however many pictures there are."""
     words = np.unique(splits).tolist()

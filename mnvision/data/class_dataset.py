@@ -12,6 +12,7 @@ from mnvision.annotations import LabelledPictures
 from mnvision.data.classification_transforms import ClassTransform
 from mnvision.data.dataset import BadImages, PictureDataset
 from mnvision.data.mixing import Mixing, mix
+from mnvision.errors import UserError
 from mnvision.ops.alignment import align
 from mnvision.ops.image import read_image
 from mnvision.ops.picture import Picture
@@ -84,7 +85,10 @@ class ClassDataset(PictureDataset):
             return Picture.from_array(self.pictures.pixels[index], box=box, margin=margin)
         path = self.folder / self.pictures.file_name(index)
         if self.landmarks is not None and np.isfinite(self.landmarks[index]).all():
-            face = align(read_image(path), self.landmarks[index], size=self.transform.preprocessing.size)
+            try:
+                face = align(read_image(path), self.landmarks[index], size=self.transform.preprocessing.size)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
             return Picture.from_array(face)
         return Picture.from_path(path, box=box, margin=margin)
 

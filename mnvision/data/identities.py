@@ -20,7 +20,9 @@ def hold_out_identities(
     """The training or validation part of pictures that come without a split: each identity is wholly in one.
 
     ``share`` of the identities is held out, rounded (halves up), at least two, so that there are different ones to tell
-    apart, and at most all but two. Which ones depends on the sorted names and the seed alone.
+    apart, and at most all but two. Of those with several pictures, which
+    pairs need, as large a share is held out as of those with one. Which ones depends on the sorted names, on who has
+    several pictures, and on the seed.
 
     Args:
         pictures: All of them.
@@ -46,7 +48,12 @@ def hold_out_identities(
             "pictures of other identities as data.val"
         )
     ranks = np.argsort(np.array(pictures.classes), kind="stable")
-    drawn = np.random.default_rng(seed).permutation(count)[: min(count - 2, max(2, int(share * count + 0.5)))]
+    several = np.bincount(pictures.labels[pictures.labels >= 0], minlength=count)[ranks] > 1
+    order = np.random.default_rng(seed).permutation(count)
+    kinds = [order[several[order]], order[~several[order]]]
+    places = np.concatenate([np.arange(len(kind)) / max(1, len(kind)) for kind in kinds])
+    order = np.concatenate(kinds)[np.argsort(places, kind="stable")]  # both kinds evenly spread, in their random order
+    drawn = order[: min(count - 2, max(2, int(share * count + 0.5)))]
     held = np.isin(pictures.labels, ranks[drawn])
     if split == "val":
         log.info("held out for validation: %d of %d identities (data.val_share=%g)", len(drawn), count, share)

@@ -15,6 +15,7 @@ from mnvision.data.class_formats import Request
 from mnvision.data.folders import SplitFolders, class_names, read_classes
 from mnvision.data.identities import hold_out_identities, present_alone
 from mnvision.data.identity_sampler import IdentitySampler
+from mnvision.data.labelled import adopt_labels
 from mnvision.data.landmarks import read_landmarks
 from mnvision.data.lfw import FOLDS, read_lfw
 from mnvision.data.lists import Columns, read_list
@@ -45,10 +46,14 @@ class IdentityDataModule(ClassDataModule):
             UserError: A file or folder is missing or wrong, or an identity is in training and in another split.
         """
         if split not in self._splits:
-            asked = Request(self._folder(), split, self._classes, self._val_share, self._split_seed, self._options)
+            beside = self._folder().parent if self.root is None else self.root.parent
+            options = {**self._options, "beside": beside}
+            asked = Request(self._folder(), split, self._classes, self._val_share, self._split_seed, options)
             pictures = READERS[self.format](asked)
+            name = f"{self._folder()} ({split})"
+            if split == "train" and self._class_table is not None:
+                pictures = adopt_labels(pictures, classes=self._class_table[0], name=name)
             if split != "train":
-                name = f"{self.root} ({split})"
                 allowed = self._options["allow_overlap"]
                 refuse_shared_identities(self._trained(), pictures, allowed=allowed, name=name)
                 if not isinstance(pictures, PairedPictures):
@@ -92,20 +97,29 @@ class IdentityDataModule(ClassDataModule):
                 log.warning("%s: %d of %d pictures have no landmarks and are taken whole", split, unknown, len(names))
         return dataset
 
+    @property
+    def train_size(self) -> int:
+        """Pictures of an epoch, of all processes together; in batches of identities some come twice."""
+        sampler = self._sampler()
+        return super().train_size if sampler is None else len(sampler) * rank_and_size()[1]
+
+    def _sampler(self) -> IdentitySampler | None:
+        """What deals out batches of identities; None where the order is free."""
+        if self._options["per_identity"] is None:
+            return None
+        rank, ranks = rank_and_size()
+        return IdentitySampler(
+            self.load_split("train").labels,
+            batch_size=self.batch_size,
+            per_identity=self._options["per_identity"],
+            seed=self.seed,
+            ranks=ranks,
+            rank=rank,
+        )
+
     def _loader(self, split: Split, *, training: bool) -> DataLoader:
         dataset = self.dataset(split, training=training)
         self._datasets.append(dataset)
-        sampler = None
-        if training and self._options["per_identity"] is not None:
-            rank, ranks = rank_and_size()
-            sampler = IdentitySampler(
-                dataset.pictures.labels,
-                batch_size=self.batch_size,
-                per_identity=self._options["per_identity"],
-                seed=self.seed,
-                ranks=ranks,
-                rank=rank,
-            )
         return make_loader(
             dataset,
             training=training,
@@ -113,7 +127,7 @@ class IdentityDataModule(ClassDataModule):
             num_workers=self.num_workers,
             seed=self.seed,
             collate=ClassCollate(),
-            sampler=sampler,
+            sampler=self._sampler() if training else None,
         )
 
 
@@ -136,11 +150,26 @@ def _read_lists(asked: Request) -> LabelledPictures:
     """A list of pictures and their identities, or one for each split, or with a column that says which."""
     root, split, classes, share, seed, options = asked
     columns = Columns(file=options["file_column"], label=options["label_column"], split=options["split_column"])
+    if columns.split is not None and (options["val"] or options["test"]):
+        raise UserError(
+            f"data.split_column={columns.split} says what is measured on, and so do data.val and data.test; give one"
+        )
     folder, own = root / options["images"], options[split]
     if own is not None and split != "train":
         return present_alone(read_list(root / own, folder=folder, columns=columns))
     if columns.split is not None:
-        return present_alone(read_list(root / options["train"], split=split, folder=folder, columns=columns))
+        learnt = classes if split == "train" else None
+        found = read_list(
+            root / options["train"],
+            split=split,
+            folder=folder,
+            columns=columns,
+            classes=learnt,
+            val_share=share,
+            seed=seed,
+            hold_out=hold_out_identities,
+        )
+        return present_alone(found)
     pictures = read_list(root / options["train"], folder=folder, columns=columns, classes=classes)
     if split == "train" and options["val"] is not None:
         return present_alone(pictures)
@@ -148,13 +177,13 @@ def _read_lists(asked: Request) -> LabelledPictures:
 
 
 def _read_lfw(asked: Request) -> LabelledPictures:
-    """LFW with its protocol, whose file is in the folder of the pictures or beside it."""
+    """LFW with its protocol, whose file is in the folder of the pictures or beside it, or beside their archive."""
     root, split, _, share, seed, options = asked
-    file = next(
-        (file for file in (root / options["pairs"], root.parent / options["pairs"]) if file.is_file()),
-        root / options["pairs"],
-    )
-    return read_lfw(root, file, split, test_folds=options["test_folds"] or FOLDS, val_share=share, seed=seed)
+    places = [folder / options["pairs"] for folder in (root, root.parent, options["beside"])]
+    file = next((file for file in places if file.is_file()), places[-1])
+    folds = options["test_folds"] or FOLDS
+    pairs = options["pair_count"]
+    return read_lfw(root, file, split, test_folds=folds, val_share=share, val_pairs=pairs, seed=seed)
 
 
 READERS: dict[str, Callable[[Request], LabelledPictures]] = {

@@ -106,6 +106,7 @@ def read_lfw(
     *,
     test_folds: Sequence[int] = FOLDS,
     val_share: float = VAL_SHARE,
+    val_pairs: int = VAL_PAIRS,
     seed: int = 0,
 ) -> PairedPictures:
     """Read LFW so that nobody who is tested on is trained on.
@@ -120,6 +121,7 @@ def read_lfw(
         split: Which part.
         test_folds: Numbers of the folds that are tested on, from 1 on; all ten are the whole protocol.
         val_share: Part of the other people that is for validation.
+        val_pairs: The most pairs that are made of them.
         seed: Of which people, and of their pairs.
 
     Returns:
@@ -153,7 +155,7 @@ def read_lfw(
     chosen_pictures = _of_people(pictures, wanted)
     pairs = None
     if split == "val":
-        pairs = make_pairs(chosen_pictures.labels, count=VAL_PAIRS, seed=seed, name=f"{folder}, validation")
+        pairs = make_pairs(chosen_pictures.labels, count=val_pairs, seed=seed, name=f"{folder}, validation")
     return replace(chosen_pictures, pairs=pairs)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import numpy as np
 
@@ -21,6 +21,15 @@ from mnvision.errors import UserError, did_you_mean, file_error
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+class HoldOut(Protocol):
+    """Parts pictures that come without a split, as `part_of` does."""
+
+    def __call__(
+        self, pictures: LabelledPictures, split: Split, *, share: float, seed: int, name: str
+    ) -> LabelledPictures:
+        """The training or the validation part."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ def read_list(
     classes: Sequence[str] | None = None,
     val_share: float = VAL_SHARE,
     seed: int = 0,
+    hold_out: HoldOut = part_of,
 ) -> LabelledPictures:
     """Read a list of pictures and their classes.
 
@@ -81,6 +91,7 @@ def read_list(
         classes: Names of the classes to use, in the order of their labels; the pictures of the others are left out.
         val_share: Part to hold out.
         seed: Of what is held out.
+        hold_out: What does that.
 
     Raises:
         UserError: The list is missing, empty, not UTF-8, or lacks a column; a line is wrong (with its number); a
@@ -113,7 +124,16 @@ def read_list(
     )
     if split is not None:
         words = (columns or Columns()).splits
-        pictures = take_split(pictures, split, said=rows.splits, words=words, share=val_share, seed=seed, file=file)
+        pictures = take_split(
+            pictures,
+            split,
+            said=rows.splits,
+            words=words,
+            share=val_share,
+            seed=seed,
+            file=file,
+            hold_out=hold_out,
+        )
     if classes is not None:
         pictures = keep_classes(pictures, classes=classes, file=file)
     check_pictures(pictures, folder=file.parent if folder is None else Path(folder), source=file)
@@ -263,6 +283,7 @@ def take_split(
     share: float,
     seed: int,
     file: Path,
+    hold_out: HoldOut = part_of,
 ) -> LabelledPictures:
     """The pictures of one split of a list.
 
@@ -274,19 +295,20 @@ def take_split(
         share: Part to hold out.
         seed: Of what is held out.
         file: The list, for the messages.
+        hold_out: What holds a share out.
 
     Raises:
         UserError: There is no picture of that split.
     """
     if said is None:
-        return part_of(pictures, split, share=share, seed=seed, name=str(file))
+        return hold_out(pictures, split, share=share, seed=seed, name=str(file))
     train, val, test = words
     held_out = val not in said and split != "test"
     word = {"train": train, "val": train if held_out else val, "test": test}[split]
     if word not in said:
         raise file_error(file, f"has no picture of the split {word!r}. Its splits: {', '.join(sorted(set(said)))}")
     pictures = pictures.take(np.array(said) == word)
-    return part_of(pictures, split, share=share, seed=seed, name=str(file)) if held_out else pictures
+    return hold_out(pictures, split, share=share, seed=seed, name=str(file)) if held_out else pictures
 
 
 def _line_error(file: Path, line: int, message: str) -> UserError:

@@ -18,7 +18,7 @@ from mnvision.types import Labels, UserError
 logger = logging.getLogger(__name__)
 
 ATTRIBUTE_NUMBERS = ("mean_ap", "balanced_accuracy", "cross_entropy")
-_LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 counts as this much in the logarithm
+_LEAST = float(np.finfo(np.float32).eps)  # a probability below this counts as it in the logarithm
 
 
 class AttributeRow(NamedTuple):

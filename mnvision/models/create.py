@@ -184,7 +184,7 @@ def create_model(
         preprocessing,
         mean=settings.get("mean", _three(mean) or Preprocessing.mean),
         std=settings.get("std", _three(std) or Preprocessing.std),
-        aligned=aligned,
+        aligned=aligned or bool(head_settings.get("aligned")),
     )
     spec = ModelSpec(
         task=task,

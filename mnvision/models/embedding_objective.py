@@ -57,6 +57,15 @@ class EmbeddingObjective(nn.Module):
                 "task.loss=none leaves the teacher alone to learn from, and there is none: give task.teacher=CKPT with "
                 "task.teacher_weight or task.relation_weight above 0, or another task.loss"
             )
+        if teacher is None and relation_weight:
+            raise UserError(
+                "task.relation_weight needs a teacher to compare with: give task.teacher=CKPT, or leave it 0"
+            )
+        if teacher is not None and teacher_weight == relation_weight == 0:
+            raise UserError(
+                "task.teacher: both task.teacher_weight and task.relation_weight are 0, and nothing of the teacher is "
+                "used; give one of them"
+            )
         if teacher is not None and teacher_weight and teacher.embedding_size != model.embedding_size:
             raise UserError(
                 f"task.teacher: its embeddings have {teacher.embedding_size} numbers and the student's "

@@ -22,8 +22,9 @@ class Triplets(NamedTuple):
 
 
 def squared_distances(one: Tensor, other: Tensor) -> Tensor:
-    """Squared Euclidean distances of unit vectors [M, D] and [N, D]: float [M, N], 0..4."""
-    return (2 - 2 * one @ other.T).clamp(min=0)
+    """Squared Euclidean distances of unit vectors [M, D] and [N, D]: float32 [M, N], 0..4, also in mixed precision."""
+    with torch.autocast(one.device.type, enabled=False):
+        return (2 - 2 * one.float() @ other.float().T).clamp(min=0)
 
 
 @torch.no_grad()
@@ -167,11 +168,12 @@ def _relations(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _relative_distances(embeddings: Tensor) -> Tensor:
-    distances = torch.pdist(embeddings)
+    distances = torch.pdist(embeddings.float())
     return distances / distances[distances > 0].mean().clamp(min=1e-12) if bool((distances > 0).any()) else distances
 
 
 def _angles(embeddings: Tensor) -> Tensor:
     """Cosines at each picture between the directions to two others: [B, B, B]."""
-    directions = F.normalize(embeddings[None] - embeddings[:, None], dim=2)
-    return directions @ directions.transpose(1, 2)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        directions = F.normalize(embeddings.float()[None] - embeddings.float()[:, None], dim=2)
+        return directions @ directions.transpose(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import cv2
@@ -33,6 +34,8 @@ def module(root: Path, *, name: str = "faces", **given) -> IdentityDataModule:
     if name == "identity_list":
         options |= {"images": ".", "train": "train.csv", "val": None, "test": None}
         options |= {"file_column": "file", "label_column": "label", "split_column": None}
+    if name == "lfw":
+        options |= {"pairs": "pairs.txt", "test_folds": None}
     options |= {key: given.pop(key) for key in list(given) if key in options}
     settings = {"preprocessing": Preprocessing(8, fit="crop"), "batch_size": 4, "num_workers": 0, "augment": "none"}
     return IdentityDataModule(name=name, root=root, options=options, **{**settings, **given})
@@ -92,6 +95,9 @@ def test_a_checkpoint_knows_whom_it_was_trained_on(tmp_path):
     data = module(tmp_path, class_table=(["zoe"], [1]))
     assert people(data, "val") == set(NAMES[4:])
     assert data.classes == ("zoe",)
+    data = module(tmp_path, class_table=(["ann", "bob"], [1, 2]))
+    with pytest.raises(UserError, match=r"'cat' \(and 1 more\)"):  # whom the checkpoint does not know
+        data.load_split("train")
     # Weights that are measured as they are were trained on nobody here.
     data = module(tmp_path)
     assert people(data, "val") == set(NAMES[4:])
@@ -114,6 +120,46 @@ def test_lists(tmp_path, column):
         data = module(tmp_path, name="identity_list", val="val.csv")
         assert people(data, "val") == {"ann", "bob"}
         assert people(data, "train") == set(NAMES)
+
+
+def test_a_column_without_val_holds_identities_out(tmp_path):
+    draw(tmp_path, NAMES)
+    rows = [f"{name}/{number}.png,{name},{'train' if name < 'g' else 'test'}" for name in NAMES for number in range(3)]
+    (tmp_path / "train.csv").write_text("\n".join(["file,label,part", *rows]))
+    data = module(tmp_path, name="identity_list", split_column="part", val_share=0.34)
+    train, val = people(data, "train"), people(data, "val")
+    assert (len(train), len(val), train | val) == (4, 2, set(NAMES[:6]))
+    assert people(data, "test") == {"gus", "hal"}
+    some = sorted(train)[:3]
+    assert people(
+        module(tmp_path, name="identity_list", split_column="part", val_share=0.34, classes=some), "train"
+    ) == set(some)
+    with pytest.raises(UserError, match="data.split_column=part says what is measured on, and so do"):
+        module(tmp_path, name="identity_list", split_column="part", val="val.csv").load_split("train")
+
+
+def test_both_kinds_of_identities_are_held_out(tmp_path):
+    """Of those with one picture, no pair of the same can be made."""
+    draw(tmp_path, NAMES[:4], pictures=1)
+    draw(tmp_path, NAMES[4:], pictures=2)
+    for seed in range(6):
+        val = people(module(tmp_path, val_share=0.25, split_seed=seed), "val")
+        assert len(val & set(NAMES[:4])) == len(val & set(NAMES[4:])) == 1
+
+
+def test_lfw_out_of_an_archive_with_its_pairs_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MNVISION_CACHE", str(tmp_path / "cache"))
+    for name in NAMES:
+        (tmp_path / "lfw" / name).mkdir(parents=True)
+        for number in (1, 2):
+            cv2.imwrite(str(tmp_path / "lfw" / name / f"{name}_000{number}.jpg"), np.full((12, 12, 3), 9, np.uint8))
+    with tarfile.open(tmp_path / "lfw.tar", "w") as tar:
+        tar.add(tmp_path / "lfw", arcname="lfw")
+    (tmp_path / "pairs.txt").write_text("2\t1\nann\t1\t2\nann\t1\tbob\t1\ncat\t1\t2\ncat\t1\tdan\t1\n")
+    data = module(tmp_path / "lfw.tar", name="lfw", pairs="pairs.txt", test_folds=[2], val_share=0.4, pair_count=6)
+    assert len(data.load_split("test").pairs) == 2
+    assert set(data.load_split("train").classes) | set(data.load_split("val").classes) == set(NAMES) - {"cat", "dan"}
+    assert len(data.load_split("val").pairs) <= 6
 
 
 def test_boxes_of_a_list(tmp_path):
@@ -142,6 +188,7 @@ def test_batches_of_identities(tmp_path):
     data = module(tmp_path, val_share=0.25, batch_size=6, per_identity=3)
     batches = list(data.train_dataloader())
     assert len(batches) == 3
+    assert data.train_size == 18
     for batch in batches:
         counts = np.bincount(batch.targets.labels.numpy())
         assert sorted(counts[counts > 0].tolist()) == [3, 3]

@@ -140,6 +140,21 @@ def test_relations_of_a_teacher_of_another_width(images):
     assert list(objective(images, LABELS)) == ["arcface_loss", "relation_loss"]
 
 
+def test_weights_of_a_teacher_that_is_not_there_or_not_used():
+    with pytest.raises(UserError, match="task.relation_weight needs a teacher"):
+        EmbeddingObjective(embedder(), loss="arcface", identities=3, relation_weight=1.0)
+    with pytest.raises(UserError, match="nothing of the teacher is used"):
+        EmbeddingObjective(embedder(), loss="arcface", identities=3, teacher=embedder(), teacher_weight=0.0)
+
+
+def test_alignment_comes_with_the_weights(tmp_path):
+    model = create_model("embed", alpha=0.25, image_size=64, num_classes=2, aligned=True)
+    save_model(model, tmp_path / "m.ckpt")
+    again = create_model("embed", alpha=0.25, num_classes=2, weights=str(tmp_path / "m.ckpt"))
+    assert again.preprocessing.aligned
+    assert load_model(tmp_path / "m.ckpt").preprocessing.aligned
+
+
 def test_nothing_to_learn_from():
     with pytest.raises(UserError, match="give task.teacher=CKPT"):
         EmbeddingObjective(embedder(), loss="none", identities=3)

@@ -151,3 +151,15 @@ def test_relations_do_not_know_scale_turn_and_width():
     same = torch.ones(4, 8, requires_grad=True)
     relation_loss(same, wider[:4]).backward()
     assert torch.isfinite(same.grad).all()
+
+
+def test_mixed_precision_does_not_reach_the_distances():
+    embeddings, labels = random_batch(40, 6)
+    half = embeddings.to(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = squared_distances(embeddings, embeddings)
+        loss = relation_loss(embeddings, half)
+        triplets = triplet_loss(embeddings, labels, margin=0.2)
+    assert found.dtype == loss.dtype == triplets.dtype == torch.float32
+    torch.testing.assert_close(found, squared_distances(embeddings, embeddings), rtol=0, atol=0)
+    assert triplets == triplet_loss(embeddings, labels, margin=0.2)
