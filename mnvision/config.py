@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnvision.errors import ConfigError, Problem, UserError, did_you_mean, problem_list
 from mnvision.ops.resolution import input_size, stride_of
-from mnvision.schema import COMMANDS, OPTIMIZER, SECTIONS, WITHOUT_SECTIONS, fields
+from mnvision.schema import OPTIMIZER, SECTIONS, fields
+from mnvision.schema_commands import COMMANDS, WITHOUT_SECTIONS
 from mnvision.schema_data import BOXES, DATA_OF_TASK
 from mnvision.value_types import accepts, choices, describe
 

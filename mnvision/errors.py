@@ -22,6 +22,11 @@ def file_error(file: Path, message: str) -> UserError:
     return UserError(f"{file}: {message}")
 
 
+def line_error(file: Path, line: int, message: str) -> UserError:
+    """What is wrong with a line of a list, to be raised."""
+    return file_error(file, f"line {line} {message}")
+
+
 def problem_list(problems: Sequence[Problem]) -> str:
     """The message of a ``ConfigError``: how many problems there are, and a line for each."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"

@@ -9,7 +9,7 @@ from typing import Any
 
 from mnvision.errors import ConfigError, problem_list
 from mnvision.files import WEIGHT_SUFFIXES
-from mnvision.schema import WITHOUT_SECTIONS
+from mnvision.schema_commands import WITHOUT_SECTIONS
 
 # Paths that the user gives: relative to the folder in which the command was started.
 NAMES_OR_PATHS = ("task.weights", "backbone.weights", "task.teacher")

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from mnvision import schema, value_types
+from mnvision import schema, schema_commands, value_types
 from mnvision.config import (
     OPTIMIZERS,
     known_keys,
@@ -341,7 +341,9 @@ def test_did_you_mean():
 @pytest.mark.parametrize("value", [0, 1, 0.5, True, None, "x", [], {}])
 def test_every_type_of_the_schema_can_be_described_and_asked(value):
     schemas = [member for members in schema.SECTIONS.values() for member in members.values()]
-    kinds = [kind for member in [*schemas, *schema.COMMANDS.values()] for kind in schema.fields(member).values()]
+    kinds = [
+        kind for member in [*schemas, *schema_commands.COMMANDS.values()] for kind in schema.fields(member).values()
+    ]
     for kind in [*kinds, *schema.OPTIMIZER.values()]:
         assert value_types.accepts(kind, value) in (True, False)
         assert "typing" not in value_types.describe(kind)

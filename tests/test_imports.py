@@ -40,6 +40,7 @@ LAYERS = [
         "paper_tasks",
         "profiler",
         "schema",
+        "schema_commands",
         "schema_data",
         "schema_tasks",
         "value_types",

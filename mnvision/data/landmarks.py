@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mnvision.data.labelled import encode_names
-from mnvision.data.pairs import line_error
-from mnvision.errors import UserError, file_error
+from mnvision.errors import UserError, file_error, line_error
 
 
 class Landmarks(NamedTuple):

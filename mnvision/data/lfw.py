@@ -17,10 +17,10 @@ import numpy as np
 from mnvision.annotations import PairedPictures, Pairs
 from mnvision.data.archives import extract_once, is_archive
 from mnvision.data.labelled import encode_names
-from mnvision.data.pairs import line_error, make_pairs
+from mnvision.data.pairs import make_pairs
 from mnvision.data.pictures import SUFFIXES
 from mnvision.data.splits import VAL_SHARE, Split, split_rows
-from mnvision.errors import UserError, file_error
+from mnvision.errors import UserError, file_error, line_error
 
 log = logging.getLogger(__name__)
 

@@ -9,27 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import numpy as np
 
 from mnvision.annotations import LabelledPictures
 from mnvision.data.labelled import check_pictures, encode_names, keep_classes, warn_of_empty_classes
 from mnvision.data.pictures import SUFFIXES
-from mnvision.data.splits import VAL_SHARE, Split, part_of
-from mnvision.errors import UserError, did_you_mean, file_error
+from mnvision.data.splits import VAL_SHARE, HoldOut, Split, part_of, take_split
+from mnvision.errors import UserError, did_you_mean, file_error, line_error
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-
-
-class HoldOut(Protocol):
-    """Parts pictures that come without a split, as `part_of` does."""
-
-    def __call__(
-        self, pictures: LabelledPictures, split: Split, *, share: float, seed: int, name: str
-    ) -> LabelledPictures:
-        """The training or the validation part."""
 
 
 @dataclass(frozen=True)
@@ -274,42 +265,5 @@ def _labels(rows: _Rows, *, known: Sequence[str] | None, file: Path) -> tuple[np
     return np.array([place[label] for label in rows.labels], dtype=np.int64), tuple(names)
 
 
-def take_split(
-    pictures: LabelledPictures,
-    split: Split,
-    *,
-    said: list[str] | None,
-    words: tuple[str, str, str],
-    share: float,
-    seed: int,
-    file: Path,
-    hold_out: HoldOut = part_of,
-) -> LabelledPictures:
-    """The pictures of one split of a list.
-
-    Args:
-        pictures: All of the list.
-        split: Which part.
-        said: What its column for the split says of each; None: it has none, and a share is held out.
-        words: What that column says for train, val and test.
-        share: Part to hold out.
-        seed: Of what is held out.
-        file: The list, for the messages.
-        hold_out: What holds a share out.
-
-    Raises:
-        UserError: There is no picture of that split.
-    """
-    if said is None:
-        return hold_out(pictures, split, share=share, seed=seed, name=str(file))
-    train, val, test = words
-    held_out = val not in said and split != "test"
-    word = {"train": train, "val": train if held_out else val, "test": test}[split]
-    if word not in said:
-        raise file_error(file, f"has no picture of the split {word!r}. Its splits: {', '.join(sorted(set(said)))}")
-    pictures = pictures.take(np.array(said) == word)
-    return hold_out(pictures, split, share=share, seed=seed, name=str(file)) if held_out else pictures
-
-
 def _line_error(file: Path, line: int, message: str) -> UserError:
-    return file_error(file, f"line {line} {message}. Correct the line")
+    return line_error(file, line, f"{message}. Correct the line")

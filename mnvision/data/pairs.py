@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnvision.annotations import LabelledPictures, Pairs
-from mnvision.errors import UserError, did_you_mean, file_error
+from mnvision.errors import UserError, did_you_mean, file_error, line_error
 from mnvision.ops.folds import folds_in_order
 
 log = logging.getLogger(__name__)
@@ -161,11 +161,6 @@ def refuse_shared_identities(
             " one side, or give data.allow_overlap=true to measure all the same"
         )
     log.warning("%s: the numbers are those of people that the network has seen", message)
-
-
-def line_error(file: Path, line: int, message: str) -> UserError:
-    """What is wrong with a line of a list, to be raised."""
-    return file_error(file, f"line {line} {message}")
 
 
 def _pair(

@@ -14,9 +14,8 @@ from mnvision.annotations import PlacedPictures
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.drawn_places import LIST
 from mnvision.data.labelled import check_pictures, class_counts, refuse_shared
-from mnvision.data.lists import take_split
 from mnvision.data.places import PlaceColumns, read_places
-from mnvision.data.splits import Split
+from mnvision.data.splits import Split, take_split
 from mnvision.errors import UserError
 from mnvision.ops.geo import best_constants, mean_places
 from mnvision.ops.partition import adaptive_cells

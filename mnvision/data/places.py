@@ -11,7 +11,7 @@ import numpy as np
 
 from mnvision.annotations import PlacedPictures
 from mnvision.data.labelled import encode_names
-from mnvision.errors import UserError, did_you_mean, file_error
+from mnvision.errors import UserError, did_you_mean, file_error, line_error
 
 _LIMITS = np.array([90.0, 180.0])  # of latitude and longitude
 
@@ -66,13 +66,13 @@ def read_places(file: str | Path, *, columns: PlaceColumns | None = None) -> Pla
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise _line_error(file, reader.line_num, f"has {len(cells)} cells, expected {len(header)}")
+                    raise line_error(file, reader.line_num, f"has {len(cells)} cells, expected {len(header)}")
                 rows.append([cells[place].strip() for place in wanted])
                 lines.append(reader.line_num)
     except UnicodeDecodeError as error:
         raise file_error(file, f"is not UTF-8 text ({error}). Save it as UTF-8") from error
     except csv.Error as error:
-        raise _line_error(file, reader.line_num, f"is not CSV ({error})") from error
+        raise line_error(file, reader.line_num, f"is not CSV ({error})") from error
     if not rows:
         raise file_error(file, "names no place below its first line. Expected a picture a line")
     coordinates = _coordinates([row[:2] for row in rows], columns=columns, lines=lines, file=file)
@@ -113,7 +113,7 @@ def _coordinates(cells: list[list[str]], *, columns: PlaceColumns, lines: list[i
         found = np.array(cells, dtype=np.float64)
     except ValueError:
         row = next(row for row, pair in enumerate(cells) if not all(map(_is_number, pair)))
-        raise _line_error(
+        raise line_error(
             file, lines[row], f"has the place {cells[row]}; expected two numbers, in degrees with a decimal point"
         ) from None
     wrong = ~(np.abs(found) <= _LIMITS)  # NaN is wrong, too
@@ -123,7 +123,7 @@ def _coordinates(cells: list[list[str]], *, columns: PlaceColumns, lines: list[i
     name, limit = (("latitude", 90), ("longitude", 180))[column]
     problem = f"has the {name} {cells[row][column]!r}; expected -{limit} to {limit} degrees"
     if (np.abs(found[:, ::-1]) <= _LIMITS).all():
-        raise _line_error(
+        raise line_error(
             file,
             lines[row],
             f"{problem}. Correct the line; or, since all lines would be right with the two columns swapped, give "
@@ -131,16 +131,16 @@ def _coordinates(cells: list[list[str]], *, columns: PlaceColumns, lines: list[i
         )
     if column == 1 and 180 < found[row, 1] <= 360:
         problem += ", west being negative: take 360 from those above 180"
-    raise _line_error(file, lines[row], f"{problem}. Correct the line")
+    raise line_error(file, lines[row], f"{problem}. Correct the line")
 
 
 def _check_names(names: list[str], *, lines: list[int], file: Path) -> None:
     seen: dict[str, int] = {}
     for name, line in zip(names, lines, strict=True):
         if not name or "\0" in name:
-            raise _line_error(file, line, f"names the picture {name!r}; expected the path of a file")
+            raise line_error(file, line, f"names the picture {name!r}; expected the path of a file")
         if name in seen:
-            raise _line_error(file, line, f"lists {name!r} again, first in line {seen[name]}; expected it once")
+            raise line_error(file, line, f"lists {name!r} again, first in line {seen[name]}; expected it once")
         seen[name] = line
 
 
@@ -150,7 +150,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _line_error(file: Path, line: int, message: str) -> UserError:
-    return file_error(file, f"line {line} {message}")

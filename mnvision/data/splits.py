@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 
 from mnvision.annotations import LabelledPictures
-from mnvision.errors import UserError
+from mnvision.errors import UserError, file_error
 
 log = logging.getLogger(__name__)
 
@@ -75,3 +76,49 @@ def part_of(pictures: LabelledPictures, split: Split, *, share: float, seed: int
     if split == "val":
         log.info("held out for validation: %d of %d (data.val_share=%g)", held.sum(), len(pictures), share)
     return pictures.take(held if split == "val" else ~held)
+
+
+class HoldOut(Protocol):
+    """Parts pictures that come without a split, as `part_of` does."""
+
+    def __call__(
+        self, pictures: LabelledPictures, split: Split, *, share: float, seed: int, name: str
+    ) -> LabelledPictures:
+        """The training or the validation part."""
+
+
+def take_split(
+    pictures: LabelledPictures,
+    split: Split,
+    *,
+    said: list[str] | None,
+    words: tuple[str, str, str],
+    share: float,
+    seed: int,
+    file: Path,
+    hold_out: HoldOut = part_of,
+) -> LabelledPictures:
+    """The pictures of one split of a list.
+
+    Args:
+        pictures: All of the list.
+        split: Which part.
+        said: What its column for the split says of each; None: it has none, and a share is held out.
+        words: What that column says for train, val and test.
+        share: Part to hold out.
+        seed: Of what is held out.
+        file: The list, for the messages.
+        hold_out: What holds a share out.
+
+    Raises:
+        UserError: There is no picture of that split.
+    """
+    if said is None:
+        return hold_out(pictures, split, share=share, seed=seed, name=str(file))
+    train, val, test = words
+    held_out = val not in said and split != "test"
+    word = {"train": train, "val": train if held_out else val, "test": test}[split]
+    if word not in said:
+        raise file_error(file, f"has no picture of the split {word!r}. Its splits: {', '.join(sorted(set(said)))}")
+    pictures = pictures.take(np.array(said) == word)
+    return hold_out(pictures, split, share=share, seed=seed, name=str(file)) if held_out else pictures

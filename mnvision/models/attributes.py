@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mnvision.models.base import Pictures
 from mnvision.models.classifier import Classifier
 from mnvision.ops.attribute_losses import attribute_loss
 from mnvision.types import Labels
@@ -22,17 +20,6 @@ class AttributeNetwork(Classifier):
         logits = self(images) if output is None else output
         return {"attribute_loss": attribute_loss(logits.float(), targets.labels)}
 
-    @torch.no_grad()
-    def predict(
-        self, images: Pictures, *, original_sizes: Tensor | None = None, output: Tensor | None = None
-    ) -> Tensor:
-        """Probabilities of the attributes [B, A].
-
-        Args:
-            images: A batch [B, 3, S, S], uint8 or float in 0..255, or pictures uint8 [H, W, 3] RGB of any sizes.
-            original_sizes: Not used: an attribute has no place in the picture.
-            output: What ``forward`` gave for these images, if that is known already.
-        """
-        images = images if output is not None else self.stack(images)
-        logits = self(images) if output is None else output
-        return logits.float().sigmoid()
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Those of the attributes, each for itself, float32 [B, A], from logits float32 [B, A]."""
+        return logits.sigmoid()

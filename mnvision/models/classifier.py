@@ -95,4 +95,8 @@ class Classifier(TaskModel):
         """
         images = images if output is not None else self.stack(images)
         logits = self(images) if output is None else output
-        return logits.float().softmax(-1)
+        return self.probabilities(logits.float())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Those of the classes, float32 [B, K], from logits float32 [B, K]."""
+        return logits.softmax(-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from mnvision.backbones.base import Backbone, map_sizes
 from mnvision.models.detector import Detector
 from mnvision.models.faster_rcnn_forms import FORMS, Form
-from mnvision.models.faster_rcnn_heads import BoxHead, RPNHead
+from mnvision.models.faster_rcnn_heads import BoxHead, FasterRCNNOutput, RPNHead
 from mnvision.models.fpn import FPN
 from mnvision.ops.anchors import grid_anchors
 from mnvision.ops.matching import IGNORED, match_regions, sample
@@ -23,26 +22,6 @@ from mnvision.types import Preprocessing, Targets, UserError
 FPN_DEPTH = 256
 FPN_STRIDES = (16, 32)
 CROPS_AT_ONCE = 512  # 200 MB of c4's crops of 512 channels; those of 24 pictures together would take 2.9 GB
-
-
-class FasterRCNNOutput(NamedTuple):
-    """What ``FasterRCNN.forward`` returns.
-
-    Attributes:
-        objectness: [B, A], logits of the anchors.
-        anchor_offsets: [B, A, 4].
-        proposals: [B, P, 4] xyxy in input pixels, best first; zeros where there are fewer.
-        proposal_scores: [B, P]; -1 where there are fewer.
-        logits: [B, P, K+1] with background in column 0.
-        offsets: [B, P, K, 4] of each class's box from the proposal.
-    """
-
-    objectness: Tensor
-    anchor_offsets: Tensor
-    proposals: Tensor
-    proposal_scores: Tensor
-    logits: Tensor
-    offsets: Tensor
 
 
 class FasterRCNN(Detector):

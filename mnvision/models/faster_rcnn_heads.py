@@ -1,10 +1,32 @@
-"""The two heads of Faster R-CNN: what proposes regions, and what names and refines each (arXiv:1506.01497)."""
+"""Both heads of Faster R-CNN (arXiv:1506.01497): what proposes regions, what names and refines each; their output."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class FasterRCNNOutput(NamedTuple):
+    """What ``FasterRCNN.forward`` returns.
+
+    Attributes:
+        objectness: [B, A], logits of the anchors.
+        anchor_offsets: [B, A, 4].
+        proposals: [B, P, 4] xyxy in input pixels, best first; zeros where there are fewer.
+        proposal_scores: [B, P]; -1 where there are fewer.
+        logits: [B, P, K+1] with background in column 0.
+        offsets: [B, P, K, 4] of each class's box from the proposal.
+    """
+
+    objectness: Tensor
+    anchor_offsets: Tensor
+    proposals: Tensor
+    proposal_scores: Tensor
+    logits: Tensor
+    offsets: Tensor
 
 
 class RPNHead(nn.Module):
