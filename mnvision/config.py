@@ -245,11 +245,18 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
         yield "data.name", f"task={names[0]} cannot learn from data={names[1]}; choose one of {', '.join(fitting)}"
     if (steps := right("scheduler.milestones")) and any(a >= b for a, b in zip(steps[0], steps[0][1:], strict=False)):
         yield "scheduler.milestones", f"expected rising epochs, got {_show(steps[0])}"
-    if command in ("eval", "predict") and right("ckpt", "task.weights") == [None, None]:
+    bare = command in ("eval", "predict") and right("ckpt", "task.weights") == [None, None]
+    if bare and not (command == "eval" and is_pooled_features(cfg)):
         yield (
             "ckpt",
             "missing, expected a checkpoint; or give task.weights=... for a model built from the configuration",
         )
+
+
+def is_pooled_features(cfg: Mapping[str, Any]) -> bool:
+    """Whether the configuration's embedder has no layer of its own: weights of its backbone are all that it needs."""
+    task, backbone = _mapping(cfg.get("task")), _mapping(cfg.get("backbone"))
+    return task.get("name") == "embed" and task.get("embedding_size") == 0 and bool(backbone.get("weights"))
 
 
 def _member(section: str, values: Mapping[str, Any]) -> tuple[str, Any]:

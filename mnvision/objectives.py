@@ -29,6 +29,7 @@ from mnvision.models.geolocator import Geolocator
 from mnvision.models.place_objective import PlaceObjective
 from mnvision.module import Objective
 from mnvision.teacher_cache import TeacherCache, keep_outputs, outputs_file
+from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,8 @@ def build_objective(
     task = cfg["task"]
     if task["name"] not in OBJECTIVE_KEYS:
         return None
+    if teacher is not None:
+        _warn_of_views(teacher.preprocessing, model.preprocessing)
     if isinstance(model, Embedder):
         return EmbeddingObjective(
             model,
@@ -203,6 +206,18 @@ def build_objective(
     if task["cache_teacher"]:
         objective.outputs = _kept_outputs(cfg, objective, teacher, data)
     return objective
+
+
+def _warn_of_views(teacher: Preprocessing, student: Preprocessing) -> None:
+    """Say where a teacher is used to other views of the pictures than the student's, which it is shown."""
+    for name, key in {"fit": "task.fit", "aligned": "data.landmarks"}.items():
+        used_to, shown = getattr(teacher, name), getattr(student, name)
+        if used_to != shown:
+            logger.warning(
+                "teacher: it was trained with %s=%s and is shown the student's pictures, with %s=%s; its answers are "
+                "worse for it. See %s",
+                *(name, used_to, name, shown, key),
+            )
 
 
 def _place_objective(task: Mapping[str, Any], model: Geolocator, *, data: Any) -> PlaceObjective | None:

@@ -18,7 +18,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mnvision.errors import UserError, did_you_mean
 from mnvision.paths import PATH_KEYS
-from mnvision.schema_data import BOXES, DATA, DATA_OF_TASK
+from mnvision.schema_data import DATA, DATA_OF_TASK
 
 # Hydra's flags that are followed by a value of their own.
 _VALUE_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c")
@@ -97,22 +97,23 @@ def recalled_groups(overrides: Sequence[str], *, command: str) -> list[str]:
     """
     words = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word)
     given = words.get("ckpt") or words.get("resume")
-    if given is None or command not in ("train", "eval") or {"data", "task", "experiment"} & words.keys():
+    if given is None or command not in ("train", "eval", "predict") or {"data", "task", "experiment"} & words.keys():
         return []
     file = Path(given.strip("'\"")).expanduser().parent.parent / "config.yaml"
     try:
-        data = OmegaConf.load(file).data
-        name, root = data.name, data.root
+        saved = OmegaConf.load(file)
+        name, root, trained = saved.data.name, saved.data.root, saved.task.name
     except (OSError, OmegaConfBaseException, YAMLError, AttributeError):
         return []
-    if name not in DATA:
+    if name not in DATA or trained not in DATA_OF_TASK:
         return []
-    # The first task of such data, of a distilled student, too: its teacher is no part of the checkpoint.
-    fitting = [task for task, names in DATA_OF_TASK.items() if name in names]
-    task = [] if name in BOXES else [f"task={fitting[0]}"]
+    # Of a distilled student: its teacher is no part of the checkpoint.
+    task = f"task={'classify' if trained == 'distill' else trained}"
+    if command == "predict":
+        return [task]
     # Without a root such a section is not complete; all its other keys are recalled later.
     place = [] if root is None or "data.root" in words else [f"++data.root={quote(str(root))}"]
-    return [*task, f"data={name}", *place]
+    return [task, f"data={name}", *place]
 
 
 def is_override(argument: str) -> bool:

@@ -17,6 +17,7 @@ from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.weights import read_weights
 from mnvision.callbacks import progress_callbacks
 from mnvision.checkpoint import SECTION, model_from_checkpoint, read_checkpoint
+from mnvision.config import is_pooled_features
 from mnvision.console import TERMINATED
 from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.errors import UserError
@@ -148,7 +149,7 @@ def evaluate(cfg: Config) -> dict[str, float]:
     saved = read_checkpoint(cfg["ckpt"]) if cfg["ckpt"] else None
     if saved is not None:
         typed, cfg = cfg, recall_evaluation(cfg, saved[SECTION]["config"])
-    elif not cfg["task"]["weights"]:
+    elif not (cfg["task"]["weights"] or is_pooled_features(cfg)):
         raise UserError(
             "there is nothing to evaluate: give ckpt=PATH, or task.weights=PATH to evaluate pretrained weights"
         )

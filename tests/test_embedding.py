@@ -107,7 +107,30 @@ def test_a_student_of_a_teacher(root, trained, tmp_path):
     assert "no identities" in page
 
 
-def test_prediction_writes_an_index(trained, tmp_path, caplog):
+def test_a_teacher_that_is_used_to_other_views(root, trained, tmp_path, caplog):
+    words = (f"task.teacher={best(trained)}", "task.loss=none", "trainer.max_epochs=1")
+    train(tmp_path / "same", root, *words)
+    assert "teacher: it was trained with" not in caplog.text
+    train(tmp_path / "other", root, *words, "task.fit=stretch")
+    assert "it was trained with fit=crop and is shown the student's pictures, with fit=stretch" in caplog.text
+
+
+def test_pooled_features_need_no_training(root, trained, tmp_path):
+    """Weights of a backbone alone are measured as they are: what any training has to beat."""
+    backbone = load_model(best(trained)).backbone
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pt")
+    words = (*TINY, root, f"backbone.weights={tmp_path / 'backbone.pt'}", f"output_dir={tmp_path / 'raw'}")
+    numbers = run.evaluate(configure("eval", *words, "task.embedding_size=0"))
+    assert 0 < numbers["val/auc"] < 1
+    again = run.evaluate(configure("eval", *words[:-1], "task.embedding_size=0", f"output_dir={tmp_path / 'again'}"))
+    assert again == numbers
+    with pytest.raises(ConfigError, match="missing, expected a checkpoint"):
+        configure("eval", *words)  # the last layer would be a random one
+    with pytest.raises(ConfigError, match="missing, expected a checkpoint"):
+        configure("eval", *TINY, root, "task.embedding_size=0")
+
+
+def test_prediction_writes_an_index(trained, tmp_path, start):
     pictures = tmp_path / "photos"
     pictures.mkdir()
     for number in range(3):
@@ -124,6 +147,11 @@ def test_prediction_writes_an_index(trained, tmp_path, caplog):
     assert entries[0]["nearest"][0]["distance"] == pytest.approx(expected.min(), abs=1e-4)
     assert json.loads((tmp_path / "found" / "predictions.json").read_text()) == entries
     assert not (tmp_path / "found" / "pictures").exists()
+    # Keys of the checkpoint's own task can change, without naming it.
+    status, _, _ = start("predict", *words[:-1], "task.flip=true", f"output_dir={tmp_path / 'flipped'}")
+    assert status == 0
+    mirrored = np.load(tmp_path / "flipped" / "index" / "embeddings.npy")
+    assert np.abs(mirrored - vectors).max() > 1e-4
 
 
 def test_wrong_wishes(root, trained, tmp_path):

@@ -30,7 +30,8 @@ class AttributeObjective(nn.Module):
         use_labels: False: do without the labels.
 
     Raises:
-        UserError: If the teacher does not know an attribute of the model, or nothing is left to learn from.
+        UserError: If the teacher does not know an attribute of the model, nothing is left to learn from, or no label is
+            left to weight.
     """
 
     positive_weights: Tensor | None
@@ -48,6 +49,11 @@ class AttributeObjective(nn.Module):
         super().__init__()
         if teacher is None and not use_labels:
             raise UserError("task.use_labels=false: there is nothing to learn from; give task.teacher=CHECKPOINT")
+        if positive_weights is not None and teacher is not None and (weight == 1 or not use_labels):
+            raise UserError(
+                "task.positive_weights=balanced weights the labels, and only the teacher's answers are learnt: give "
+                "task.weight below 1 with task.use_labels=true, or task.positive_weights=none"
+            )
         # In tuples, so that they are not registered here.
         self._model = (model,)
         self._teacher: tuple[AttributeNetwork, ...] = () if teacher is None else (teacher.eval().requires_grad_(False),)

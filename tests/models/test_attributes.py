@@ -106,6 +106,9 @@ def test_labels_and_teacher_by_their_weights(images):
         AttributeObjective(student, teacher=network(names=["hat", "scar"]))
     with pytest.raises(UserError, match="nothing to learn from; give task.teacher"):
         AttributeObjective(student, use_labels=False)
+    for words in ({"weight": 1.0}, {"weight": 0.5, "use_labels": False}):
+        with pytest.raises(UserError, match="task.positive_weights=balanced weights the labels"):
+            AttributeObjective(student, teacher=teacher, positive_weights=torch.ones(3), **words)
 
 
 def test_a_teacher_sees_its_own_size_and_normalises_for_itself(images):
