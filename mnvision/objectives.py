@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mnvision.backbones.folding import fold_batchnorm
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.timm_adapter import TimmClassifier
 from mnvision.backbones.weights import read_tensors, read_weights
@@ -84,7 +85,7 @@ def _saved_teacher(path: str, *, task: str) -> Any:
 def _announced(teacher: TaskModel) -> Any:
     name = teacher.spec.backbone_options["name"]
     logger.info("teacher: %s at %d pixels, %d classes", name, teacher.preprocessing.size, len(teacher.spec.classes))
-    return teacher.eval()
+    return fold_batchnorm(teacher).eval()  # it is asked at every step and never trained: half as much faster
 
 
 def _check_kept(cfg: Config) -> None:
