@@ -37,6 +37,7 @@ bench: install
 	$(BIN)/python benchmarks/faster_rcnn.py
 	$(BIN)/python benchmarks/coco_eval.py
 	$(BIN)/python benchmarks/classification.py
+	$(BIN)/python benchmarks/mining.py
 
 check: install
 	$(BIN)/ruff check .
