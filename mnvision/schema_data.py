@@ -87,7 +87,7 @@ class Shapes(CocoFiles):
 class Pictures(Data):
     """Keys of ``data`` where something is known of a picture as a whole."""
 
-    augment: Literal["none", "flip", "crop", "light", "strong"]
+    augment: Literal["none", "flip", "crop", "jitter", "light", "strong"]
     crop_share: Share | None
     min_area: Share | None
     color: Annotated[float, Limits(low=0, high=2)] | None

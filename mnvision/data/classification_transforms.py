@@ -11,11 +11,12 @@ from mnvision.data import views
 from mnvision.data.transforms import distort, photometric_distortion
 from mnvision.data.windows import Window
 from mnvision.errors import UserError, did_you_mean
-from mnvision.ops.picture import Picture
+from mnvision.ops.picture import Picture, shown_window
 from mnvision.types import Preprocessing
 
-ClassAugment = Literal["none", "flip", "crop", "light", "strong"]
+ClassAugment = Literal["none", "flip", "crop", "jitter", "light", "strong"]
 
+JITTER = 0.1  # of the sides: how far the policy of that name moves a window, and how much larger or smaller it gets
 RANDAUGMENT_OPERATIONS = 2  # in a row on each picture
 
 
@@ -32,6 +33,7 @@ POLICIES: dict[str, Parts] = {
     "none": Parts(),
     "flip": Parts(),
     "crop": Parts(),
+    "jitter": Parts(color=0.4),
     # The MobileNet paper, section 3, limits the size of small crops and distorts less, but prints no number. 0.35 and
     # 0.4 are ours.
     "light": Parts(min_area=0.35, color=0.4),
@@ -48,6 +50,8 @@ class ClassTransform:
     - ``flip``: the same, and mirror every second picture.
     - ``crop``: for small pictures: resize to ``size / crop_share`` where they have another size, cut a random part of
       ``size`` pixels out, with a border of the mean colour around the picture where all of it is the input; mirror.
+    - ``jitter``: for pictures that are cut alike, such as faces: what evaluation shows, moved and scaled by up to a
+      tenth with its aspect kept, mirror, slightly other colours.
     - ``light``: a random resized crop of at least 0.35 of the area, mirror, slightly other colours.
     - ``strong``: a random resized crop of at least 0.08 of the area, mirror, RandAugment, random erasing.
 
@@ -117,6 +121,10 @@ class ClassTransform:
             return self._random_part(picture, rng)
         if self.policy in ("none", "flip"):
             return picture.fit(self.preprocessing)
+        if self.policy == "jitter":
+            window = Window(*shown_window(picture.size, self.preprocessing))
+            window = views.jitter(window, size=picture.size, share=JITTER, rng=rng)
+            return picture.cut(window, width=self.size, height=self.size, reduced=True)
         window = views.random_resized_crop(picture.size, area=(self.parts.min_area, 1.0), rng=rng)
         return picture.cut(window, width=self.size, height=self.size, reduced=True)
 

@@ -40,6 +40,26 @@ def random_resized_crop(
     return Window(left, top, left + across, top + down)
 
 
+def jitter(window: Window, *, size: tuple[int, int], share: float, rng: np.random.Generator) -> Window:
+    """A window of the same shape, larger or smaller by up to a share of its sides, and moved by up to that share.
+
+    It stays within the picture where that is large enough, and is never larger than it.
+
+    Args:
+        window: Within the picture.
+        size: Of the picture.
+        share: Above 0, below 1.
+        rng: The source of every random choice.
+    """
+    width, height = window.right - window.left, window.bottom - window.top
+    scale = min(rng.uniform(1 - share, 1 + share), size[1] / width, size[0] / height)
+    across, down = max(1, round(width * scale)), max(1, round(height * scale))
+    x, y = rng.uniform(-share, share, 2)
+    left = int(np.clip(round(window.left + width * (0.5 + x) - across / 2), 0, size[1] - across))
+    top = int(np.clip(round(window.top + height * (0.5 + y) - down / 2), 0, size[0] - down))
+    return Window(left, top, left + across, top + down)
+
+
 def pad_and_crop(
     image: np.ndarray, *, size: int, pad: int, fill: tuple[int, ...], rng: np.random.Generator
 ) -> np.ndarray:

@@ -76,7 +76,18 @@ def test_crop_of_other_sizes_resizes_first_so_that_the_share_is_shown():
         assert abs(abs(int(got[0, -1, 0]) - int(got[0, 0, 0])) - 67.5) <= 2
 
 
-@pytest.mark.parametrize("policy", ["flip", "crop", "light", "strong"])
+def test_jitter_shows_about_what_evaluation_shows():
+    """A ramp of a level a column, 200 wide: the centre of 0.5 is columns 50 to 150, and a tenth is ten of them."""
+    ramp = np.arange(200, dtype=np.uint8)[None, :, None].repeat(200, axis=0).repeat(3, axis=2)
+    preprocessing = Preprocessing(size=50, fit="crop", crop_share=0.5)
+    transform = ClassTransform("jitter", preprocessing=preprocessing, color=0)
+    seen = np.array([np.sort(transform(Picture.from_array(ramp), rng(k))[0, :, 0]) for k in range(200)]).astype(int)
+    middles, spans = (seen[:, 0] + seen[:, -1]) / 2, seen[:, -1] - seen[:, 0]
+    assert (middles.min(), middles.max()) == (pytest.approx(90, abs=1.5), pytest.approx(110, abs=1.5))
+    assert (spans.min(), spans.max()) == (pytest.approx(90 - 2, abs=2), pytest.approx(110 - 2, abs=2))
+
+
+@pytest.mark.parametrize("policy", ["flip", "crop", "jitter", "light", "strong"])
 def test_results_depend_on_the_generator_alone_and_leave_torch_alone(policy):
     transform = ClassTransform(policy, preprocessing=CENTRE, randaugment=5)
     data = cv2.imencode(".jpg", pixels()[..., ::-1])[1].tobytes()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mnvision.data import views
+from mnvision.data.windows import Window
 from mnvision.ops.picture import shown_window
 from mnvision.types import Preprocessing
 
@@ -57,6 +58,28 @@ def test_random_resized_crop_covers_its_ranges_evenly_and_stays_inside():
 )
 def test_random_resized_crop_falls_back_to_the_centre(size, expected):
     assert views.random_resized_crop(size, area=(1, 1), rng=rng()) == expected
+
+
+def test_jitter_moves_and_scales_a_window_evenly():
+    """A window of 100 x 50 in the middle of a large picture; whole pixels allow a small error."""
+    window, random = Window(450, 275, 550, 325), rng()
+    seen = np.array([views.jitter(window, size=(600, 1000), share=0.1, rng=random) for _ in range(4000)])
+    across, down = (seen[:, 2:] - seen[:, :2]).T
+    assert (np.abs(across / down - 2) < 0.05).all()  # its shape stays
+    assert (across.min(), across.max()) == (90, 110)
+    moved = (seen[:, :2] + seen[:, 2:]) / 2 - (500, 300)
+    for column, limit in enumerate((10, 5)):
+        assert abs(np.abs(moved[:, column]).max() - limit) <= 0.5
+        np.testing.assert_allclose([moved[:, column].mean(), moved[:, column].std()], [0, limit / 3**0.5], atol=0.25)
+
+
+def test_jitter_stays_in_the_picture():
+    random = rng()
+    seen = np.array([views.jitter(Window(0, 0, 40, 30), size=(30, 40), share=0.3, rng=random) for _ in range(500)])
+    assert (seen[:, :2] >= 0).all()
+    assert (seen[:, 2:] <= (40, 30)).all()
+    assert np.ptp(seen[:, 2] - seen[:, 0]) > 8
+    assert views.jitter(Window(1, 0, 2, 1), size=(1, 3), share=0.1, rng=random)[3] == 1
 
 
 def test_pad_and_crop_reaches_every_place_equally():
