@@ -26,8 +26,9 @@ from mnvision.data.shard_datamodule import ShardDataModule
 from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
 from mnvision.models.base import TaskModel
-from mnvision.models.create import create_model, resolve_preprocessing
+from mnvision.models.create import create_model
 from mnvision.models.embedding_objective import WITHIN_BATCH
+from mnvision.models.preprocessing import resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
 from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS, PARTITION
 from mnvision.schema_data import ATTRIBUTES, BOXES, IDENTITIES, PLACED
@@ -80,6 +81,7 @@ def build_model(
         category_ids=category_ids,
         weights=task.pop("weights"),
         backbone_weights=backbone.pop("weights"),
+        narrow_weights=backbone.pop("narrow_weights", False),
         task_options={**task, **(task_options or {})},
         backbone_options=backbone,
     )

@@ -32,6 +32,7 @@ class Backbone:
     norm_eps: Positive | None
     norm_momentum: Share
     weights: Weights | None
+    narrow_weights: bool
     freeze: Annotated[int, Limits(low=0, high=5)]
     norm: Literal["train", "freeze_statistics", "freeze"]
 

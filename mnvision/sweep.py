@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from mnvision.checkpoint import SECTION, load_model, read_checkpoint
 from mnvision.errors import UserError
-from mnvision.models.create import IMAGE_SIZES, resolve_preprocessing
+from mnvision.models.preprocessing import IMAGE_SIZES, resolve_preprocessing
 from mnvision.profiler import profile, read_costs
 
 MAIN_METRICS = ("map", "top1")  # the number that a task is judged by, where it has it

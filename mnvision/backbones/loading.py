@@ -57,7 +57,9 @@ class _Columns:
     note: str
 
 
-def load_weights(module: nn.Module, weights: Weights, *, classes: Sequence[str] | None = None) -> LoadReport:
+def load_weights(
+    module: nn.Module, weights: Weights, *, classes: Sequence[str] | None = None, narrow: bool = False
+) -> LoadReport:
     """Copy weights into a network, in place; everything is checked before anything is copied.
 
     The columns of a class head are matched by class name, whatever their case, so that one data set's classes may be
@@ -71,6 +73,7 @@ def load_weights(module: nn.Module, weights: Weights, *, classes: Sequence[str] 
         module: A classifier, an SSD, or a bare backbone. A bare backbone takes its part of any file.
         weights: What ``read_weights`` gave.
         classes: The names of the network's classes, labels 1..K.
+        narrow: Take evenly spaced channels of weights of a wider network, see ``narrowed``.
 
     Raises:
         UserError: If the weights are of another task, width, variant or form, or their names or shapes do not fit.
@@ -86,6 +89,10 @@ def load_weights(module: nn.Module, weights: Weights, *, classes: Sequence[str] 
         source = {name: tensor for name, tensor in source.items() if name.startswith(BACKBONE)}
         if dropped:
             notes.append(f"into the backbone alone: {len(dropped)} arrays of the {task_of(weights.tensors)} not used")
+    if narrow:
+        wide, source = source, narrowed(source, target)
+        changed = sum(wide[name].shape != tensor.shape for name, tensor in source.items())
+        notes.append(f"{changed} arrays narrowed: a start for training, of which little is right as it is")
     _check_architecture(target, source, file=weights.file)
     if weights.folded:
         source |= _identities(module, target, source, bare=bare)
@@ -126,6 +133,29 @@ def load_weights(module: nn.Module, weights: Weights, *, classes: Sequence[str] 
     )
 
 
+def narrowed(wide: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Evenly spaced channels of each layer of a wider network, by name: the same ones wherever channels meet.
+
+    Weight selection (Z. Xu et al., "Initializing Models with Larger Ones", arXiv:2311.18823, section 3): a better start
+    than random numbers where no weights of the small network are at hand.
+
+    Args:
+        wide: Arrays of the wider network.
+        like: Arrays of the network that they are for, whose shapes count.
+
+    Returns:
+        The arrays of ``wide``, each no larger than that of its name in ``like``; those without one as they are.
+    """
+    chosen = {}
+    for name, tensor in wide.items():
+        wanted = like[name].shape if name in like and like[name].ndim == tensor.ndim else tensor.shape
+        for axis, (have, want) in enumerate(zip(tensor.shape, wanted, strict=True)):
+            if want < have:
+                tensor = tensor.index_select(axis, torch.arange(want) * have // want)
+        chosen[name] = tensor
+    return chosen
+
+
 def _check_architecture(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, file: str) -> None:
     """Raise with the setting to change where the two networks are not the same one."""
     want, have = task_of(target), task_of(source)
@@ -144,9 +174,11 @@ def _check_architecture(target: Mapping[str, Tensor], source: Mapping[str, Tenso
         if key in got and got[key] != model[key]:
             stems = [len(tensors[f"{BACKBONE}stem.conv.weight"]) for tensors in (source, target)]
             widths = [f" (conv stem {stem} channels)" if key == "alpha" else "" for stem in stems]
+            wider = key == "alpha" and got[key] > model[key]
+            start = ", or, to start from some of their channels, backbone.narrow_weights=true" if wider else ""
             raise UserError(
                 f"{file}: weights are of {key} {got[key]}{widths[0]}, the model has {key} {model[key]}{widths[1]}: "
-                f"set {'task' if key == 'form' else 'backbone'}.{key}={got[key]} or choose other weights"
+                f"set {'task' if key == 'form' else 'backbone'}.{key}={got[key]} or choose other weights{start}"
             )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mnvision.backbones.loading import narrowed
 from mnvision.backbones.weights import (
     load_weights,
     read_weights,
@@ -131,6 +132,31 @@ def test_folded_layers_become_exact_identities(ssd_file):
     assert torch.equal((norm.running_var + norm.eps).sqrt(), torch.ones(128))
     values = torch.randn(2, 128, 3, 3)
     assert torch.equal(norm(values), values + bias[:, None, None])
+
+
+def test_a_wider_network_is_a_start(keras_file):
+    wide, model = load(classifier(), keras_file).backbone, classifier(alpha=0.125, seed=1).backbone
+    with pytest.raises(UserError, match="choose other weights, or, to start from some of their channels, backbone.nar"):
+        load_weights(model, read_weights(keras_file))
+    report = load_weights(model, read_weights(keras_file), narrow=True)
+    # The smallest width is 8 channels: those of the stem and of its first depthwise layer stay, the others are halved.
+    assert "125 arrays narrowed" in str(report)
+    assert torch.equal(model.stem.conv.weight, wide.stem.conv.weight)
+    first, second = wide.blocks[0], wide.blocks[1]
+    assert torch.equal(model.blocks[0].pointwise.conv.weight, first.pointwise.conv.weight[::2])
+    assert torch.equal(model.blocks[0].pointwise.norm.running_var, first.pointwise.norm.running_var[::2])
+    # The channels that one layer gives are those that the next one takes.
+    assert torch.equal(model.blocks[1].depthwise.conv.weight, second.depthwise.conv.weight[::2])
+    assert torch.equal(model.blocks[1].pointwise.conv.weight, second.pointwise.conv.weight[::2, ::2])
+    # Neither a multiple: 3 of 8 channels are 0, 2, 5.
+    assert narrowed({"a": torch.arange(8.0)}, {"a": torch.zeros(3)})["a"].tolist() == [0, 2, 5]
+    before = snapshot(model)
+    with pytest.raises(UserError, match=r"weights are of alpha 0\.25.*the model has alpha 0\.5"):
+        load_weights(classifier(alpha=0.5), read_weights(keras_file), narrow=True)
+    same_again = classifier(seed=1)
+    load_weights(same_again, read_weights(keras_file), narrow=True)
+    assert same(same_again, load(classifier(seed=2), keras_file))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

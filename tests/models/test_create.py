@@ -13,7 +13,8 @@ from mnvision.errors import UserError
 from mnvision.models import create
 from mnvision.models.base import ModelSpec
 from mnvision.models.classifier import Classifier
-from mnvision.models.create import build_model, create_model, resolve_preprocessing
+from mnvision.models.create import build_model, create_model
+from mnvision.models.preprocessing import resolve_preprocessing
 from mnvision.models.ssd import SSD
 from mnvision.types import Preprocessing
 from tests.runs import state
