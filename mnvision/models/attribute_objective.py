@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnvision.errors import UserError
 from mnvision.models.attributes import AttributeNetwork
+from mnvision.models.training_objective import TrainingObjective
 from mnvision.ops.attribute_losses import attribute_distillation_loss, attribute_loss
 from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
 
 
-class AttributeObjective(nn.Module):
+class AttributeObjective(TrainingObjective[AttributeNetwork, AttributeNetwork]):
     """Binary cross-entropy with the labels, with a frozen teacher's probabilities, or with both.
 
     ``weight * teacher_loss + (1 - weight) * attribute_loss``; without a teacher the latter alone. The teacher
-    normalises the pictures for itself and sees them in its own input size. It stays in evaluation mode, out of the
-    optimiser and out of checkpoints.
+    normalises the pictures for itself and sees them in its own input size.
 
     Args:
-        model: What is trained; not part of this module, its parameters stay its own.
+        model: What is trained.
         positive_weights: See ``attribute_loss``.
         teacher: A network that knows the model's attributes, by name.
         weight: Of the teacher against the labels, above 0, up to 1.
@@ -46,7 +44,7 @@ class AttributeObjective(nn.Module):
         weight: float = 1.0,
         use_labels: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(model, teacher=teacher)
         if teacher is None and not use_labels:
             raise UserError("task.use_labels=false: there is nothing to learn from; give task.teacher=CHECKPOINT")
         if positive_weights is not None and teacher is not None and (weight == 1 or not use_labels):
@@ -54,9 +52,6 @@ class AttributeObjective(nn.Module):
                 "task.positive_weights=balanced weights the labels, and only the teacher's answers are learnt: give "
                 "task.weight below 1 with task.use_labels=true, or task.positive_weights=none"
             )
-        # In tuples, so that they are not registered here.
-        self._model = (model,)
-        self._teacher: tuple[AttributeNetwork, ...] = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self.weight = weight if teacher is not None else 0.0
         self.label_weight = 1 - self.weight if use_labels else 0.0
         self.register_buffer("positive_weights", positive_weights, persistent=False)  # it follows from the data
@@ -65,26 +60,21 @@ class AttributeObjective(nn.Module):
 
     def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
         """The losses of a training batch [B, 3, S, S]."""
-        logits = self._model[0](images).float()
+        logits = self.model(images).float()
         losses = {}
         if self.label_weight:
             loss = attribute_loss(logits, targets.labels, positive_weights=self.positive_weights)
             losses["attribute_loss"] = self.label_weight * loss
-        for _ in self._teacher:
+        if self.teacher is not None:
             losses["teacher_loss"] = self.weight * attribute_distillation_loss(logits, self.ask(images))
         return losses
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> Tensor:
         """The teacher's logits [B, A] of the model's attributes for pictures [B, 3, S, S]."""
-        teacher = self._teacher[0]
+        teacher = self.teacher
+        assert teacher is not None
         return teacher(fit_batch(images, teacher.preprocessing.size)).float().index_select(1, self.columns)
-
-    def _apply(self, change: Any, recurse: bool = True) -> AttributeObjective:
-        """Take the teacher along to another device."""
-        for teacher in self._teacher:
-            teacher._apply(change)
-        return super()._apply(change, recurse)
 
 
 def _columns(model: AttributeNetwork, teacher: AttributeNetwork) -> list[int]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnvision.models.base import TaskModel
+from mnvision.models.training_objective import TrainingObjective
 from mnvision.ops.class_losses import Noise, class_loss
 from mnvision.types import Labels
 
 
-class ClassObjective(nn.Module):
+class ClassObjective(TrainingObjective[TaskModel, TaskModel]):
     """Cross-entropy with smoothed, weighted or doubted labels.
 
     Args:
-        model: A classifier. It is not part of this module: its parameters stay its own.
+        model: A classifier.
         smoothing: See ``class_loss``.
         class_weights: float [K], see ``class_loss``.
         noise: See ``class_loss``.
@@ -33,14 +34,13 @@ class ClassObjective(nn.Module):
         noise: Noise = "none",
         trust: float = 1.0,
     ) -> None:
-        super().__init__()
-        self._model = (model,)  # in a tuple, so that it is not registered here
+        super().__init__(model)
         self.smoothing, self.noise, self.trust = smoothing, noise, trust
         self.register_buffer("class_weights", class_weights, persistent=False)  # it follows from the data
 
     def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
         """The losses of a training batch [B, 3, S, S]."""
-        return {"class_loss": self.class_loss(self._model[0](images), targets)}
+        return {"class_loss": self.class_loss(self.model(images), targets)}
 
     def class_loss(self, logits: Tensor, targets: Labels) -> Tensor:
         """The loss of logits [B, K]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from mnvision.backbones.timm_adapter import TimmClassifier
 from mnvision.errors import UserError
 from mnvision.models.class_objective import ClassObjective
 from mnvision.models.classifier import Classifier
+from mnvision.models.training_objective import TrainingObjective
 from mnvision.ops.class_losses import distillation_loss
 from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
@@ -21,18 +21,17 @@ from mnvision.types import Labels
 Teacher = Classifier | TimmClassifier
 
 
-class Distillation(nn.Module):
+class Distillation(TrainingObjective[Classifier, Teacher]):
     """What the training of a student minimises: a teacher's outputs beside the labels, or in place of them.
 
     ``weight * T^2 KL(teacher || student) + (1 - weight) * cross-entropy``, and where asked for, how far the student's
     last map is from the teacher's, and its mean over the picture (its embedding) from the teacher's. Where widths
     differ, a linear map that is trained along brings the student's to the teacher's (FitNets, arXiv:1412.6550).
 
-    The teacher normalises the pictures for itself and sees them in its own input size. It stays in evaluation mode, out
-    of the optimiser and out of checkpoints.
+    The teacher normalises the pictures for itself and sees them in its own input size.
 
     Args:
-        student: What is trained; not part of this module, its parameters stay its own.
+        student: What is trained.
         teacher: Any classifier that knows the student's classes, by name.
         hard: The loss of the labels; None to do without them.
         temperature: T, above 0.
@@ -60,14 +59,12 @@ class Distillation(nn.Module):
         embedding_weight: float = 0.0,
         outputs: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(student, teacher=teacher)
         if weight == feature_weight == embedding_weight == 0:
             raise UserError(
                 "task.weight, task.feature_weight and task.embedding_weight are all 0: nothing of the teacher is used; "
                 "give one of them, or task=classify"
             )
-        # In tuples, so that they are not registered here.
-        self._student, self._teacher = (student,), (teacher.eval().requires_grad_(False),)
         self.hard = hard
         self.temperature, self.weight = temperature, weight
         self.feature_weight, self.embedding_weight = feature_weight, embedding_weight
@@ -89,7 +86,7 @@ class Distillation(nn.Module):
 
     def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
         """The losses of a training batch [B, 3, S, S]."""
-        student = self._student[0]
+        student = self.model
         features = student.features(images)
         logits = student.classify(features).float()
         losses = {}
@@ -112,7 +109,8 @@ class Distillation(nn.Module):
     @torch.no_grad()
     def ask(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The teacher's logits [B, K'], embeddings [B, C'] and last map [B, C', H', W'] for pictures [B, 3, S, S]."""
-        teacher = self._teacher[0]
+        teacher = self.teacher
+        assert teacher is not None
         features = teacher.features(fit_batch(images, teacher.preprocessing.size))
         return teacher.classify(features), features.mean(dim=(2, 3)), features
 
@@ -121,11 +119,6 @@ class Distillation(nn.Module):
             return self.ask(images)
         logits, embeddings = (values.to(images.device) for values in self.outputs(targets.image_ids))
         return logits, embeddings, embeddings.new_zeros(0)
-
-    def _apply(self, change: Any, recurse: bool = True) -> Distillation:
-        """Take the teacher along to another device."""
-        self._teacher[0]._apply(change)
-        return super()._apply(change, recurse)
 
 
 def feature_loss(features: Tensor, wanted: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mnvision.errors import UserError
 from mnvision.models.embedder import Embedder
+from mnvision.models.training_objective import TrainingObjective
 from mnvision.ops.embedding_losses import Mining, contrastive_loss, margin_logits, relation_loss, triplet_loss
 from mnvision.ops.image import fit_batch
 from mnvision.types import Labels
@@ -21,11 +22,11 @@ WITHIN_BATCH = ("triplet", "batch_hard", "contrastive")  # compare the pictures 
 MARGINS = {"arcface": 0.2, "cosface": 0.1, "triplet": 0.2, "batch_hard": 0.2, "contrastive": 1.0}
 
 
-class EmbeddingObjective(nn.Module):
+class EmbeddingObjective(TrainingObjective[Embedder, Embedder]):
     """A loss of the identities beside a teacher's vectors, or either alone.
 
     Args:
-        model: What is trained; not part of this module, its parameters stay its own.
+        model: What is trained.
         loss: Of the identities; ``none`` does without them.
         identities: K. With ``arcface`` and ``cosface`` each has a direction that is trained along.
         scale: Of the logits of these two.
@@ -51,7 +52,7 @@ class EmbeddingObjective(nn.Module):
         teacher_weight: float = 1.0,
         relation_weight: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(model, teacher=teacher)
         if loss == "none" and (teacher is None or teacher_weight == relation_weight == 0):
             raise UserError(
                 "task.loss=none leaves the teacher alone to learn from, and there is none: give task.teacher=CKPT with "
@@ -72,9 +73,6 @@ class EmbeddingObjective(nn.Module):
                 f"{model.embedding_size}: give task.embedding_size={teacher.embedding_size}, or task.teacher_weight=0 "
                 "with task.relation_weight=1, which compares the relations within a batch"
             )
-        # In tuples, so that they are not registered here.
-        self._model = (model,)
-        self._teacher: tuple[Embedder, ...] = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self.loss, self.scale = loss, scale
         self.margin = MARGINS.get(loss, 0.0) if margin is None else margin
         self.teacher_weight, self.relation_weight = teacher_weight, relation_weight
@@ -84,11 +82,11 @@ class EmbeddingObjective(nn.Module):
 
     def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
         """The losses of a training batch [B, 3, S, S]."""
-        embeddings = self._model[0](images)
+        embeddings = self.model(images)
         losses = {}
         if self.loss != "none":
             losses[f"{self.loss}_loss"] = self.identity_loss(embeddings, targets.labels)
-        if self._teacher:
+        if self.teacher is not None:
             wanted = self.ask(images)
             if self.teacher_weight:
                 distances = (embeddings - wanted).square().sum(dim=1)
@@ -114,11 +112,6 @@ class EmbeddingObjective(nn.Module):
     @torch.no_grad()
     def ask(self, images: Tensor) -> Tensor:
         """The teacher's embeddings [B, D'] of pictures [B, 3, S, S], in its own input size and normalisation."""
-        teacher = self._teacher[0]
+        teacher = self.teacher
+        assert teacher is not None
         return teacher.predict(fit_batch(images, teacher.preprocessing.size))
-
-    def _apply(self, change: Any, recurse: bool = True) -> EmbeddingObjective:
-        """Take the teacher along to another device."""
-        for teacher in self._teacher:
-            teacher._apply(change)
-        return super()._apply(change, recurse)

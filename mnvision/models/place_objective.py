@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnvision.models.geolocator import Geolocator
+from mnvision.models.training_objective import TrainingObjective
 from mnvision.ops.geo import haversine_tensor
 from mnvision.types import Labels
 
 
-class PlaceObjective(nn.Module):
+class PlaceObjective(TrainingObjective[Geolocator, Geolocator]):
     """Cross-entropy with targets that fall off with the distance from the true place.
 
     A cell whose answer lies ``d`` km from the picture's place gets a share in proportion to ``exp(-d / scale)``: the
@@ -18,7 +19,7 @@ class PlaceObjective(nn.Module):
     Geolocations", arXiv:2307.05845, equation 2). A picture that lies in no cell has no loss.
 
     Args:
-        model: A geolocator. It is not part of this module: its parameters stay its own.
+        model: A geolocator.
         coordinates: float [I, 2], the places of the training pictures; None where their ids say nothing, as in a
             stream: the place that stands for its cell is then taken for that of a picture.
         scale: In km.
@@ -27,14 +28,13 @@ class PlaceObjective(nn.Module):
     coordinates: Tensor | None
 
     def __init__(self, model: Geolocator, *, coordinates: Tensor | None, scale: float) -> None:
-        super().__init__()
-        self._model = (model,)  # in a tuple, so that it is not registered here
+        super().__init__(model)
         self.scale = scale
         self.register_buffer("coordinates", coordinates, persistent=False)  # it follows from the data
 
     def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
         """The losses of a training batch [B, 3, S, S]."""
-        return {"class_loss": self.class_loss(self._model[0](images), targets)}
+        return {"class_loss": self.class_loss(self.model(images), targets)}
 
     def class_loss(self, logits: Tensor, targets: Labels) -> Tensor:
         """The loss of logits [B, K]: the mean over the pictures that lie in a cell."""
@@ -45,7 +45,7 @@ class PlaceObjective(nn.Module):
     @torch.no_grad()
     def soft_targets(self, targets: Labels) -> Tensor:
         """The shares of the cells for each picture: float32 [B, K], rows summing to 1."""
-        answers = self._model[0].places  # [K, 2]
+        answers = self.model.places  # [K, 2]
         true = answers[targets.labels] if self.coordinates is None else self.coordinates[targets.image_ids]
         distances = haversine_tensor(true[:, None].float(), answers[None])  # [B, K]
         return (-distances / self.scale).softmax(-1)

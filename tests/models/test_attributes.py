@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -128,6 +129,8 @@ def test_the_teacher_is_neither_trained_nor_saved_and_goes_along():
     assert {name.split(".")[0] for name in module.state_dict()} == {"model"}
     trained = {id(parameter) for group in module.parameter_groups() for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in student.parameters()}
+    assert copy.deepcopy(module).objective.teacher is teacher  # as a running mean of the weights copies the module
+    assert copy.deepcopy(module).objective.model is not student
     module.to("meta")
     assert {tensor.device.type for tensor in (*teacher.parameters(), *teacher.buffers())} == {"meta"}
 
