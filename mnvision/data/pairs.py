@@ -21,7 +21,15 @@ _COLUMNS = ("first", "second", "same")
 _SAID = dict.fromkeys(("1", "true", "yes", "same"), True) | dict.fromkeys(("0", "false", "no", "different"), False)
 
 
-def make_pairs(labels: np.ndarray, *, count: int = 6000, folds: int = 10, seed: int = 0, name: str = "pairs") -> Pairs:
+def make_pairs(
+    labels: np.ndarray,
+    *,
+    count: int = 6000,
+    folds: int = 10,
+    seed: int = 0,
+    name: str = "pairs",
+    key: str | None = None,
+) -> Pairs:
     """Draw pairs where no protocol names any: as many of the same as of different identities, the same everywhere.
 
     Identities are dealt to the folds, so that none is in two. For a pair of the same, first an identity is drawn, then
@@ -34,6 +42,7 @@ def make_pairs(labels: np.ndarray, *, count: int = 6000, folds: int = 10, seed: 
         folds: The most folds; fewer where there are too few identities, each needing two, and one with two pictures.
         seed: Of what is drawn, by numbers that do not depend on the machine.
         name: What to call the pictures in an error.
+        key: What would name a list of pairs instead, for the error; None where nothing does.
 
     Raises:
         UserError: No identity has two pictures, or there is only one.
@@ -45,7 +54,7 @@ def make_pairs(labels: np.ndarray, *, count: int = 6000, folds: int = 10, seed: 
         raise UserError(
             f"{name}: no pairs can be made of {len(identities)} identities, of which {several} have two pictures or"
             " more. Expected two identities at least, one of them with two pictures, and two pairs: give more pictures"
-            " of each, or a list of pairs"
+            f" of each{f', or a list of pairs as {key}' if key else ''}"
         )
     rng = np.random.default_rng(seed)
     # Dealt to and fro, those with most pictures first: every fold gets about as many, and of large ones, too.

@@ -102,7 +102,7 @@ def test_reads_a_list(tmp_path):
     [
         (
             "first,second\n",
-            "has no column 'same' in its first line, a header. Its columns: first, second. Expected first, second, same",
+            "has no column 'same' in its first line, a header. Its columns: first, second. Expected first, second, s",
         ),
         ("first,second,same\n", "names no pair below its first line"),
         ("first,second,same\n0.jpg,1.jpg,1\n0.jpg,9.jpg,1\n", "line 3 names '9.jpg', which is no picture of the split"),
