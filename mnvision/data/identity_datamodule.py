@@ -66,14 +66,16 @@ class IdentityDataModule(ClassDataModule):
     def _pairs(self, pictures: LabelledPictures, split: Split, *, name: str) -> Pairs:
         """The pairs of a split that brings none: those of a list where one is given, else made."""
         option, key = f"{split}_pairs", f"data.{split}_pairs"
-        if (file := self._options.get(option)) is not None:
-            pairs = read_pair_list(self._folder() / file, pictures, key=key)
-            log.info("%s: %d pairs of %s, in %d folds", split, len(pairs), file, len(np.unique(pairs.folds)))
-            return pairs
-        count, seed = self._options["pair_count"], self._split_seed
-        return make_pairs(
-            pictures.labels, count=count, seed=seed, name=name, key=key if option in self._options else None
-        )
+        if (file := self._options.get(option)) is None:
+            count, seed = self._options["pair_count"], self._split_seed
+            instead = key if option in self._options else None
+            return make_pairs(pictures.labels, count=count, seed=seed, name=name, instead=instead)
+        try:
+            pairs = read_pair_list(self._folder() / file, pictures)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+        log.info("%s: %d pairs of %s, in %d folds", split, len(pairs), file, len(np.unique(pairs.folds)))
+        return pairs
 
     @property
     def classes(self) -> tuple[str, ...]:

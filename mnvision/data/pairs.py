@@ -28,7 +28,7 @@ def make_pairs(
     folds: int = 10,
     seed: int = 0,
     name: str = "pairs",
-    key: str | None = None,
+    instead: str | None = None,
 ) -> Pairs:
     """Draw pairs where no protocol names any: as many of the same as of different identities, the same everywhere.
 
@@ -42,7 +42,7 @@ def make_pairs(
         folds: The most folds; fewer where there are too few identities, each needing two, and one with two pictures.
         seed: Of what is drawn, by numbers that do not depend on the machine.
         name: What to call the pictures in an error.
-        key: What would name a list of pairs instead, for the error; None where nothing does.
+        instead: The key of a list of pairs that could be given instead, for the error; None where there is none.
 
     Raises:
         UserError: No identity has two pictures, or there is only one.
@@ -54,7 +54,7 @@ def make_pairs(
         raise UserError(
             f"{name}: no pairs can be made of {len(identities)} identities, of which {several} have two pictures or"
             " more. Expected two identities at least, one of them with two pictures, and two pairs: give more pictures"
-            f" of each{f', or a list of pairs as {key}' if key else ''}"
+            f" of each{f', or a list of pairs as {instead}' if instead else ''}"
         )
     rng = np.random.default_rng(seed)
     # Dealt to and fro, those with most pictures first: every fold gets about as many, and of large ones, too.
@@ -83,7 +83,7 @@ def make_pairs(
     return pairs
 
 
-def read_pair_list(file: str | Path, pictures: LabelledPictures, *, key: str = "the path") -> Pairs:
+def read_pair_list(file: str | Path, pictures: LabelledPictures) -> Pairs:
     """Read a CSV file of pairs: its header names ``first``, ``second`` and ``same``, and may name ``fold``.
 
     Args:
@@ -91,7 +91,6 @@ def read_pair_list(file: str | Path, pictures: LabelledPictures, *, key: str = "
             ``same`` is 1 or 0 (or true or false, yes or no, same or different), ``fold`` a whole number. Without folds
             the same and the different pairs, each in their order, are cut into ten.
         pictures: The split, whose file names the list uses.
-        key: What names the list, for the messages.
 
     Raises:
         UserError: The file is missing or lacks a column; a line (given by its number) has an unknown picture, the same
@@ -102,7 +101,7 @@ def read_pair_list(file: str | Path, pictures: LabelledPictures, *, key: str = "
     place_of = {pictures.file_name(i): i for i in range(len(pictures))}
     rows: list[tuple[int, int, bool, int]] = []
     lines: list[int] = []
-    with open_list(file, of="pairs", check=key) as text:
+    with open_list(file, of="pairs", check="the path") as text:
         table = CsvTable(text, file=file)
         for column in _COLUMNS:
             table.require(column, f"Expected {', '.join(_COLUMNS)}, and fold if there is one")

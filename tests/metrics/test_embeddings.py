@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mnvision.annotations import LabelledPictures, PairedPictures, Pairs
-from mnvision.metrics.embeddings import IDENTIFICATION_NUMBERS, VERIFICATION_NUMBERS, EmbeddingMetric
+from mnvision.metrics.embeddings import IDENTIFICATION_NUMBERS, EmbeddingMetric
 from mnvision.metrics.identification import identify
+from mnvision.metrics.verification import VERIFICATION_NUMBERS
 from mnvision.types import Labels, UserError
 
 
@@ -29,8 +30,9 @@ def split(labels, pairs=None):
     return PairedPictures(names(len(labels)), labels, classes, pairs=pairs)
 
 
-def fed(truth, embeddings, *, batch=3, **options):
-    metric = EmbeddingMetric(truth, **options)
+def fed(truth, embeddings, *, batch=3, threshold_from=None):
+    metric = EmbeddingMetric(truth)
+    metric.threshold_from = threshold_from
     for start in range(0, len(embeddings), batch):
         ids = torch.arange(start, min(start + batch, len(embeddings)))
         rows = torch.as_tensor(embeddings[start : start + batch], dtype=torch.float32)
