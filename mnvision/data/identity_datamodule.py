@@ -150,12 +150,12 @@ def _read_folders(asked: Request) -> LabelledPictures:
     folders = SplitFolders(*(options.get(part, part) for part in ("train", "val", "test")))
     train, wanted = root / folders.train, root / getattr(folders, split)
     apart = train.is_dir() and bool(class_names(train))
-    if apart and (split == "train" or wanted.is_dir()):
-        pictures = read_classes(root, part=getattr(folders, split), classes=classes if split == "train" else None)
-        if split != "train" or (root / folders.val).is_dir():
-            return present_alone(pictures)
-    else:
-        pictures = read_classes(root, part=folders.train if apart else "", classes=classes)
+    # What is measured on may be there without what was trained on.
+    if split != "train" and wanted.is_dir() and (apart or class_names(wanted)):
+        return present_alone(read_classes(root, part=getattr(folders, split)))
+    pictures = read_classes(root, part=folders.train if apart else "", classes=classes)
+    if split == "train" and apart and (root / folders.val).is_dir():
+        return present_alone(pictures)
     return hold_out_identities(pictures, split, share=share, seed=seed, name=str(train if apart else root))
 
 
