@@ -102,12 +102,12 @@ def test_other_marks(kind, tmp_path, mark):
 
 def test_a_line_counts_from_where_its_row_begins(kind, tmp_path):
     header, first, second = KINDS[kind]
-    noted = ["", f"{header},note", f'{first},"1\n2\n3"', "", f"{second}"]  # lines 2, 3 to 5 and 7
-    width = header.count(",") + 1
-    expected = f"line 7 has {width} cells, expected {width + 1}: {', '.join(header.split(','))}, note. Correct the line"
-    if kind == "attributes":
-        noted[2] = f'{first},"1\n\n"'
-    assert message(kind, written(tmp_path, *noted)) == expected
+    # The header in line 2, a row in lines 3 to 5, and one with a cell too many in lines 7 to 8.
+    note = '"1\n\n"' if kind == "attributes" else '"1\n2\n3"'
+    lines = ["", f"{header},note", f"{first},{note}", "", f'{second},"1\n2",3']
+    width = header.count(",") + 2
+    expected = f"line 7 has {width + 1} cells, expected {width}: {header.replace(',', ', ')}, note. Correct the line"
+    assert message(kind, written(tmp_path, *lines)) == expected
 
 
 def test_a_mark_that_is_not_closed_is_named_where_it_is(kind, tmp_path):
