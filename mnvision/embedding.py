@@ -19,8 +19,8 @@ from mnvision.embedding_figures import distance_picture, roc_picture
 from mnvision.figures import save
 from mnvision.files import write_text
 from mnvision.index import nearest, write_index
-from mnvision.metrics.embeddings import FARS, EmbeddingMetric
-from mnvision.metrics.verification import area_under_curve
+from mnvision.metrics.embeddings import EmbeddingMetric
+from mnvision.metrics.verification import FARS
 from mnvision.models.base import ModelSpec, TaskModel
 from mnvision.models.embedder import Embedder
 from mnvision.outputs import pixels_of, write_picture
@@ -66,6 +66,11 @@ def summary(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> str:
             f"{len(pairs):,} pairs, {other:,} of them of two identities, up to {fewest:,} in a fold: there, one is "
             f"a rate of {1 / max(1, fewest):.1e}, so that what is accepted at 1e-3 and 1e-4 hangs on very few"
         )
+    if metric.one_fold:
+        chosen = "cut into ten in their order, each told by the threshold of the others, whose people may be the same"
+        if metric.threshold_from is not None:
+            chosen = f"the thresholds are those of the {len(metric.threshold_from.same):,} validation pairs"
+        lines.append(f"the pairs are one fold: {chosen}")
     return "\n".join(lines)
 
 
@@ -82,16 +87,13 @@ def write_results(metric: EmbeddingMetric, folder: Path) -> None:
     if metric.pairs is None:
         return
     write_text(folder / "predictions.json", json.dumps(metric.results()))
-    judged, curve, verified = metric.judged(), metric.roc(), metric.verified()
+    judged, curve, numbers = metric.judged(), metric.roc(), metric.verification()
     if curve is None:
         return
-    marks = {far: metric.validation_rate(far) for far in FARS.values()}
+    marks = {far: numbers.get(f"val_at_far_{name}", -1.0) for name, far in FARS.items()}
     different = int((~judged.same).sum())
-    save(
-        roc_picture(curve.far, curve.val, auc=area_under_curve(curve), different=different, marks=marks), folder / "roc"
-    )
-    threshold = None if verified is None else float(verified.thresholds.mean())
-    save(distance_picture(judged.distances, judged.same, threshold=threshold), folder / "distances")
+    save(roc_picture(curve.far, curve.val, auc=numbers["auc"], different=different, marks=marks), folder / "roc")
+    save(distance_picture(judged.distances, judged.same, threshold=numbers.get("threshold")), folder / "distances")
 
 
 def write_pictures(

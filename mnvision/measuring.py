@@ -11,9 +11,13 @@ from typing import Any
 import lightning as L  # noqa: N812
 
 from mnvision.data.base_datamodule import PictureDataModule
+from mnvision.data.pairs import shared_identities
 from mnvision.data.splits import Split
+from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.kinds import kind_of
+from mnvision.metrics.embeddings import EmbeddingMetric
+from mnvision.metrics.verification import JudgedPairs
 from mnvision.module import VisionModule
 from mnvision.outputs import report_run
 
@@ -44,6 +48,8 @@ def measure(
     Returns:
         The numbers, as in ``metrics.json``.
     """
+    if split == "test" and isinstance(module.metric, EmbeddingMetric) and module.metric.one_fold:
+        module.metric.threshold_from = _validation_pairs(trainer, module, data)
     logged = trainer.validate(module, datamodule=_OneSplit(data, split), verbose=False)[0]
     plain = {name.removeprefix("val/"): round(float(value), 6) for name, value in logged.items()}
     numbers = {f"{split}/{name}": value for name, value in plain.items()}
@@ -69,6 +75,24 @@ def measure(
         commands=commands,
     )
     return numbers
+
+
+def _validation_pairs(trainer: L.Trainer, module: VisionModule, data: PictureDataModule) -> JudgedPairs | None:
+    """The pairs of the validation split, which choose the threshold of a fold that has no others; None without them."""
+    measured = module.metric
+    try:
+        pictures = data.load_split("val")
+    except UserError as error:
+        logger.warning("no validation pairs to choose a threshold by: %s", error)
+        return None
+    if shared := shared_identities(pictures.classes, data.load_split("test").classes):
+        logger.warning("%d identities of the test are in the validation pairs, which choose its threshold", len(shared))
+    metric = EmbeddingMetric(pictures)
+    logger.info("one fold of pairs: the validation pairs are measured first, to choose the threshold by")
+    module.metric = metric
+    trainer.validate(module, datamodule=_OneSplit(data, "val"), verbose=False)
+    module.metric = measured
+    return metric.judged() if metric.roc() is not None else None
 
 
 class _OneSplit(L.LightningDataModule):

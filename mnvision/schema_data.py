@@ -129,16 +129,22 @@ class ImageFolder(Labelled):
 
 
 @dataclasses.dataclass
-class PictureList(Labelled):
-    """Keys of ``data`` where its name is ``picture_list``."""
+class Lists:
+    """Keys of ``data`` where lists name the pictures."""
 
     images: FilePath
     train: FilePath
     val: FilePath | None
     test: FilePath | None
     file_column: Annotated[str, "the name of a column"]
-    label_column: Annotated[str, "the name of a column"]
     split_column: Annotated[str, "the name of a column"] | None
+
+
+@dataclasses.dataclass
+class PictureList(Lists, Labelled):
+    """Keys of ``data`` where its name is ``picture_list``."""
+
+    label_column: Annotated[str, "the name of a column"]
 
 
 @dataclasses.dataclass
@@ -185,6 +191,8 @@ class Identities(Pictures):
 class Faces(Identities):
     """Keys of ``data`` where its name is ``faces``."""
 
+    val_pairs: FilePath | None
+    test_pairs: FilePath | None
     train: FilePath
     val: FilePath
     test: FilePath
@@ -202,16 +210,12 @@ class DrawnFaces(Identities):
 
 
 @dataclasses.dataclass
-class IdentityList(Identities):
+class IdentityList(Lists, Identities):
     """Keys of ``data`` where its name is ``identity_list``."""
 
-    images: FilePath
-    train: FilePath
-    val: FilePath | None
-    test: FilePath | None
-    file_column: Annotated[str, "the name of a column"]
+    val_pairs: FilePath | None
+    test_pairs: FilePath | None
     label_column: Annotated[str, "the name of a column"]
-    split_column: Annotated[str, "the name of a column"] | None
     crop_to_box: bool
     box_margin: NotNegative
 
@@ -236,15 +240,9 @@ class DrawnAttributes(Pictures):
 
 
 @dataclasses.dataclass
-class AttributeList(Pictures):
+class AttributeList(Lists, Pictures):
     """Keys of ``data`` where its name is ``attribute_list``."""
 
-    images: FilePath
-    train: FilePath
-    val: FilePath | None
-    test: FilePath | None
-    file_column: Annotated[str, "the name of a column"]
-    split_column: Annotated[str, "the name of a column"] | None
     group_column: Annotated[str, "the name of a column"] | None
     minus_one: Literal["no", "unknown"] | None
 
@@ -255,17 +253,11 @@ class DrawnPlaces(ShapeCrops):
 
 
 @dataclasses.dataclass
-class PlaceList(Labelled):
+class PlaceList(Lists, Labelled):
     """Keys of ``data`` where its name is ``place_list``."""
 
-    images: FilePath
-    train: FilePath
-    val: FilePath | None
-    test: FilePath | None
-    file_column: Annotated[str, "the name of a column"]
     latitude_column: Annotated[str, "the name of a column"]
     longitude_column: Annotated[str, "the name of a column"]
-    split_column: Annotated[str, "the name of a column"] | None
 
 
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}

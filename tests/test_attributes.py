@@ -13,6 +13,7 @@ import torch
 
 from mnvision import load_model, predicting, run, sharding
 from mnvision.attributes import Found, draw, judged_lines
+from mnvision.checkpoint import save_model
 from mnvision.class_pictures import RIGHT, WRONG
 from mnvision.errors import ConfigError, UserError
 from mnvision.models.create import create_model
@@ -83,6 +84,24 @@ def test_keys_of_the_data_can_change_in_an_evaluation(trained, start):
     status, _, err = start("eval", f"ckpt={trained}/checkpoints/best.ckpt", *words)
     assert (status, "error" in err) == (0, False)
     assert len(json.loads(Path("out/predictions.json").read_text())) == 3 * 1
+
+
+def test_a_list_is_measured_without_that_of_the_training(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    rows = ["file,hat,beard", *(f"{number}.png,{number % 2},{number // 3}" for number in range(6))]
+    (tmp_path / "val.csv").write_text("\n".join(rows))
+    torch.manual_seed(0)
+    save_model(create_model("attributes", alpha=0.25, image_size=32, classes=["beard", "hat"]), tmp_path / "a.ckpt")
+    data = ("task=attributes", "data=attribute_list", f"data.root={tmp_path}", "data.val=val.csv", "data.num_workers=0")
+    words = (*TRAINER, *data, f"ckpt={tmp_path}/a.ckpt")
+    alone = run.evaluate(configure("eval", *words, f"output_dir={tmp_path}/one"))
+    truths = [row["attributes"]["hat"]["truth"] for row in json.loads((tmp_path / "one/predictions.json").read_text())]
+    assert truths == [False, True] * 3
+    (tmp_path / "train.csv").write_text("file,hat,beard\nx.png,0,1\n")
+    (tmp_path / "x.png").write_bytes((tmp_path / "0.png").read_bytes())
+    assert run.evaluate(configure("eval", *words, f"output_dir={tmp_path}/two")) == alone
 
 
 def test_prediction_tells_every_attribute(trained, tmp_path, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -12,9 +13,13 @@ import pytest
 import torch
 
 from mnvision import load_model, predicting, run
+from mnvision.checkpoint import save_model
+from mnvision.data.drawn_faces import make_faces
 from mnvision.errors import ConfigError, UserError
+from mnvision.files import csv_text
 from mnvision.models.create import create_model
 from mnvision.objectives import build_teacher
+from mnvision.ops.image import read_image
 from tests.runs import TRAINER, configure
 
 FACES = ("data.train_identities=8", "data.val_identities=4", "data.pictures=6", "data.batch_size=8")
@@ -160,8 +165,6 @@ def test_wrong_wishes(root, trained, tmp_path):
     with pytest.raises(ConfigError, match="task=embed cannot learn from data=shapes"):
         configure("train", "task=embed", "data=shapes")
     classifier = create_model("classify", alpha=0.25, image_size=32, classes=["a", "b"])
-    from mnvision.checkpoint import save_model
-
     save_model(classifier, tmp_path / "c.ckpt")
     with pytest.raises(UserError, match="holds a model of task classify, expected one of task embed"):
         build_teacher(configure("train", *TINY, root, f"task.teacher={tmp_path / 'c.ckpt'}"))
@@ -170,3 +173,113 @@ def test_wrong_wishes(root, trained, tmp_path):
     with pytest.raises(UserError, match="give task.teacher=CKPT"):
         train(tmp_path / "x", root, "task.loss=none")
     assert not (tmp_path / "x").exists()
+
+
+# lists of pairs
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """Folders of people for validation and test, and a list of one fold of pairs of the latter."""
+    root = tmp_path_factory.mktemp("people")
+    make_faces(root, seed=3, train_identities=4, val_identities=4, pictures=6)
+    (root / "train").rename(root / "test")  # 4 people, 6 pictures each; in val, 4 others, 3 pictures each
+    files = {name: f"test/train000{name}/0" for name in range(4)}
+    rows = [["first", "second", "same", "fold"]]
+    rows += [[f"{files[name]}{i}.jpg", f"{files[name]}{i + 1}.jpg", 1, 7] for name in range(4) for i in range(5)]
+    rows += [[f"{files[name]}{i}.jpg", f"{files[(name + 1) % 4]}{i}.jpg", 0, 7] for name in range(4) for i in range(5)]
+    (root / "test.csv").write_text(csv_text(rows))
+    torch.manual_seed(0)
+    options = {"embedding_size": 16}
+    model = create_model("embed", alpha=0.25, image_size=32, classes=["a", "b"], task_options=options)
+    save_model(model.eval(), root / "model.ckpt")
+    return root
+
+
+def measure(people: Path, folder: Path, *words: str) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """The numbers of an evaluation, and the distances of its pairs with what they are."""
+    data = ("task=embed", "data=faces", f"data.root={people}", "data.num_workers=0", "data.pair_count=24")
+    words = (*TRAINER, *data, f"ckpt={people}/model.ckpt", f"output_dir={folder}", *words)
+    numbers = run.evaluate(configure("eval", *words))
+    pairs = json.loads((folder / "predictions.json").read_text())
+    return numbers, np.array([pair["distance"] for pair in pairs]), np.array([pair["same"] for pair in pairs])
+
+
+def test_one_fold_is_told_by_the_threshold_of_the_validation_pairs(people, tmp_path, caplog):
+    _, distances, same = measure(people, tmp_path / "val", "split=val")
+    # by hand: the least threshold that tells most validation pairs right
+    grid = [step / 100 for step in range(400)]
+    right = [sum((d < threshold) == s for d, s in zip(distances, same, strict=True)) for threshold in grid]
+    expected, count = grid[right.index(max(right))], len(same)
+    caplog.set_level("INFO")
+    numbers, distances, same = measure(people, tmp_path / "test", "split=test", "data.test_pairs=test.csv")
+    assert (len(same), int(same.sum())) == (40, 20)
+    assert numbers["test/threshold"] == pytest.approx(expected)
+    assert numbers["test/accuracy"] == pytest.approx(((distances < expected) == same).mean())
+    assert (numbers["test/accuracy_std"], numbers["test/accuracy_se"]) == (0, 0)
+    assert "test: 40 pairs of test.csv, in 1 folds" in caplog.text
+    assert f"the pairs are one fold: the thresholds are those of the {count} validation pairs" in caplog.text
+
+
+def test_without_validation_pairs_one_fold_is_cut(people, tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = ("split=test", "data.test_pairs=test.csv", "data.val=nowhere")
+    numbers, distances, same = measure(people, tmp_path, *words)
+    assert "no validation pairs to choose a threshold by: " in caplog.text
+    assert "the pairs are one fold: cut into ten in their order" in caplog.text
+    accuracies = []
+    for fold in range(10):  # two same and two different pairs each
+        test = np.isin(np.arange(40), [2 * fold, 2 * fold + 1, 20 + 2 * fold, 21 + 2 * fold])
+        right = [((distances < step / 100) == same)[~test].sum() for step in range(400)]
+        accuracies.append(((distances < np.argmax(right) / 100) == same)[test].mean())
+    assert numbers["test/accuracy"] == pytest.approx(np.mean(accuracies))
+
+
+def test_a_list_of_validation_pairs(people, tmp_path, caplog):
+    (people / "val.csv").write_text(
+        "first;second;same\nval/val0000/00.jpg;val/val0000/01.jpg;1\nval/val0002/00.jpg;val/val0001/02.jpg;0\n"
+        "val/val0003/00.jpg;val/val0003/02.jpg;1\nval/val0001/02.jpg;val/val0000/02.jpg;0\n"
+    )
+    _, distances, same = measure(people, tmp_path / "a", "split=val", "data.val_pairs=val.csv")
+    assert same.tolist() == [True, False, True, False]
+    rows = json.loads((tmp_path / "a" / "predictions.json").read_text())
+    assert [row["fold"] for row in rows] == [1, 1, 2, 2]
+    assert (rows[1]["first"], rows[1]["second"]) == ("val/val0002/00.jpg", "val/val0001/02.jpg")
+    model = load_model(people / "model.ckpt")
+    pictures = [read_image(people / rows[1][key]) for key in ("first", "second")]
+    one, other = (model.predict([picture])[0].numpy() for picture in pictures)
+    assert distances[1] == pytest.approx(((one - other) ** 2).sum(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("first,second,same\nval/x.jpg,val/val0000/00.jpg,1\n", "line 2 names 'val/x.jpg', which is no picture of"),
+        ("same,second,first\nval/val0000/00.jpg,val/val0000/01.jpg,1\n", "line 2 names '1', which is no picture of"),
+        ("one,other,same\nval/val0000/00.jpg,val/val0000/01.jpg,1\n", "has no column 'first' in its first line"),
+        (
+            "first,second,same\n\nval/val0000/00.jpg,val/val0000/01.jpg,0\nval/val0000/00.jpg,val/val0001/01.jpg,1\n",
+            "line 3 calls a pair different whose identities are 'val0000' and 'val0000'; so is every line: are 1 and 0 "
+            "swapped?",
+        ),
+        (None, "list of pairs not found: "),
+    ],
+)
+def test_a_wrong_list_is_named_by_its_key(people, tmp_path, text, message):
+    if text is not None:
+        (people / "bad.csv").write_text(text)
+    else:
+        (people / "bad.csv").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        measure(people, tmp_path / "x", "split=val", "data.val_pairs=bad.csv")
+    assert str(error.value).startswith("data.val_pairs: ")
+    assert str(people / "bad.csv") in str(error.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_people_who_were_trained_on_are_refused_with_a_list_as_well(people, tmp_path):
+    model = create_model("embed", alpha=0.25, image_size=32, classes=["train0001", "b"])
+    save_model(model, tmp_path / "trained.ckpt")
+    words = ("split=test", "data.test_pairs=test.csv", f"ckpt={tmp_path}/trained.ckpt")
+    with pytest.raises(UserError, match="1 of its 4 identities were trained on, such as train0001"):
+        measure(people, tmp_path / "x", *words)

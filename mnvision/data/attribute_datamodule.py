@@ -41,14 +41,14 @@ class AttributeDataModule(ClassDataModule):
                 "leave them out, or give task.positive_weights=balanced for attributes that are rare"
             )
         if split not in self._splits:
+            known = None if self._class_table is None else self._class_table[0]
             asked = Request(
-                self._folder(), split, self._classes, self._val_share, self._split_seed, options=self._options
+                self._folder(), split, self._classes, self._val_share, self._split_seed, self._options, known=known
             )
             pictures = read_attributes(self.format, asked)
-            if self._class_table is not None:
-                where = f"{self.root} ({split})"
-                names, forget = self._class_table[0], not self._labels_needed
-                pictures = adopt_attributes(pictures, names=names, where=where, forget=forget)
+            if known is not None:
+                where, forget = f"{self.root} ({split})", not self._labels_needed
+                pictures = adopt_attributes(pictures, names=known, where=where, forget=forget)
             self._keep(split, pictures)
         return self._splits[split]
 

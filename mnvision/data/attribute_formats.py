@@ -31,6 +31,7 @@ class Request(NamedTuple):
         val_share: Share of the training pictures that is held out where there is no validation split.
         seed: Of that split.
         options: The format's own keys of the data section.
+        known: Names of the attributes that a checkpoint knows; None without one.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Request(NamedTuple):
     val_share: float
     seed: int
     options: Options
+    known: Sequence[str] | None = None
 
 
 def read_attributes(name: str, asked: Request) -> LabelledPictures:
@@ -86,10 +88,13 @@ def _read_lists(asked: Request) -> LabelledPictures:
         )
 
     if asked.split != "train" and own is not None:
+        train, names = asked.root / options["train"], asked.names or asked.known
+        if not train.is_file():  # what is measured on may be there without what was trained on
+            return read(own, names=names, split=None)
         learnt = read(options["train"], names=asked.names, split=None)
         found = read(own, names=learnt.classes, split=None)
         refuse_shared({"train": learnt, asked.split: found}, name=str(asked.root))
-        refuse_shared_people(asked.root / options["train"], asked.root / own, columns=columns)
+        refuse_shared_people(train, asked.root / own, columns=columns)
         return found
     whole = asked.split == "train" and options["val"] is not None
     return read(options["train"], names=asked.names, split=None if whole else asked.split)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Literal, TextIO, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_values import NO, UNKNOWN, YES, check_attributes, codes_of, decode_values, part_of_groups
+from mnvision.data.csv_rows import CsvTable, open_list, picture_names
 from mnvision.data.labelled import encode_names
 from mnvision.data.splits import VAL_SHARE, Split
-from mnvision.errors import UserError, did_you_mean, file_error
+from mnvision.errors import UserError, file_error
 
 MinusOne = Literal["no", "unknown"]
 _PLAIN = {"1": YES, "1.0": YES, "true": YES, "0": NO, "0.0": NO, "false": NO, "": UNKNOWN, "nan": UNKNOWN}
@@ -76,18 +75,8 @@ def read_attribute_list(
     if minus_one not in (None, *get_args(MinusOne)):
         raise UserError(f"data.minus_one is {minus_one!r}. Expected no, unknown, or null where -1 does not occur")
     meanings = _PLAIN | ({} if minus_one is None else dict.fromkeys(("-1", "-1.0"), _minus(minus_one)))
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            table = _read(text, columns=columns, attributes=attributes, meanings=meanings, file=file)
-    except FileNotFoundError:
-        there = sorted(path.name for path in file.parent.glob("*.csv"))
-        have = f"; the lists there: {', '.join(there[:10])}" if there else ""
-        raise UserError(
-            f"list of attributes not found: {file}. Expected a CSV file; check data.root, data.train, data.val and"
-            f" data.test{have}"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise file_error(file, f"is not UTF-8 text ({error}). Save it as UTF-8") from error
+    with open_list(file, of="attributes") as text:
+        table = _read(CsvTable(text, file=file), columns=columns, attributes=attributes, meanings=meanings)
     pictures = table.pictures if split is None else _take(table, split, share=val_share, seed=seed, file=file)
     return check_attributes(pictures, folder=file.parent if folder is None else Path(folder), source=file)
 
@@ -97,66 +86,35 @@ def _minus(meaning: MinusOne) -> int:
 
 
 def _read(
-    text: TextIO,
-    *,
-    columns: AttributeColumns,
-    attributes: Sequence[str] | None,
-    meanings: Mapping[str, int],
-    file: Path,
+    table: CsvTable, *, columns: AttributeColumns, attributes: Sequence[str] | None, meanings: Mapping[str, int]
 ) -> _Table:
-    first = text.readline()
-    mark = next((mark for mark in ",;\t" if mark in first), ",")
-    reader = csv.reader(chain([first], text), delimiter=mark, strict=True)
-    codes, lines = bytearray(), dict[str, int]()  # the line of each picture
-    others: dict[str, list[str]] = {name: [] for name in (columns.split, columns.group) if name is not None}
-
-    def wrong(message: str) -> UserError:
-        return file_error(file, f"line {reader.line_num} {message}")
-
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(header, wanted=(columns.file, *others, *(attributes or ())), file=file)
-        chosen = attributes or [name for name in header if name != columns.file and name not in others]
-        places = [header.index(name) for name in chosen]
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise wrong(f"has {len(cells)} cells, expected {len(header)}. Correct the line")
-            cells = [cell.strip() for cell in cells]
-            name = cells[header.index(columns.file)]
-            if not name or "\0" in name:
-                raise wrong(f"names the file {name!r}. Expected the path of a picture")
-            if name in lines:
-                raise wrong(f"lists {name!r} again, as line {lines[name]}. Expected every picture once")
-            row = codes_of([cells[place].lower() for place in places], meanings=meanings)
-            if isinstance(row, int):
-                said = cells[places[row]]
-                hint = "; give data.minus_one=no or data.minus_one=unknown" if said in ("-1", "-1.0") else ""
-                raise wrong(f"has {said!r} for {chosen[row]}. Expected 1, 0, or nothing where it is not known{hint}")
-            lines[name] = reader.line_num
-            codes += row
-            for column, values in others.items():
-                values.append(cells[header.index(column)])
-    except csv.Error as error:
-        raise wrong(f"is not CSV ({error}). Correct the line") from error
-    labels = decode_values(codes, attributes=max(1, len(chosen)))
-    pictures = LabelledPictures(encode_names([*lines], source=file), labels, tuple(chosen))
-    arrays: dict[str | None, np.ndarray | None] = {name: np.array(values) for name, values in others.items()}
-    return _Table(pictures, splits=arrays.get(columns.split), groups=arrays.get(columns.group))
-
-
-def _check_header(header: list[str], *, wanted: Sequence[str], file: Path) -> None:
-    for name in wanted:
-        if name not in header:
-            raise file_error(
-                file,
-                f"has no column {name!r} in its first line, a header. Its columns: {', '.join(header) or 'none'}"
-                f"{did_you_mean(name, header).rstrip('?')}. Check data.file_column, data.split_column,"
-                " data.group_column and data.classes",
+    named = {"file": columns.file, "split": columns.split, "group": columns.group}
+    for kind, name in named.items():
+        table.require(name, f"Name it in data.{kind}_column")
+    chosen = attributes or [name for name in table.header if name and name not in named.values()]
+    for name in chosen:
+        table.require(name, "Every list has to have the attributes to learn; data.classes chooses among them")
+    names, splits, groups, lines, codes = list[str](), list[str](), list[str](), list[int](), bytearray()
+    for name, said, group, *values in table.rows([*named.values(), *chosen]):
+        row = codes_of(values, meanings=meanings)
+        if isinstance(row, int):  # perhaps written in capitals
+            row = codes_of([value.lower() for value in values], meanings=meanings)
+        if isinstance(row, int):
+            hint = "; give data.minus_one=no or data.minus_one=unknown" if values[row] in ("-1", "-1.0") else ""
+            raise table.wrong(
+                f"has {values[row]!r} for {chosen[row]}. Expected 1, 0, or nothing where it is not known{hint}"
             )
-    if len(set(header)) < len(header):
-        raise file_error(file, f"names a column twice: {', '.join(header)}. Expected names that differ")
+        codes += row
+        for column, value in ((names, name), (splits, said), (groups, group)):
+            column.append(value)
+        lines.append(table.line)
+    names = picture_names(names, lines=lines, file=table.file)
+    labels = decode_values(codes, attributes=max(1, len(chosen)))
+    return _Table(
+        LabelledPictures(encode_names(names, source=table.file), labels, tuple(chosen)),
+        splits=None if columns.split is None else np.array(splits),
+        groups=None if columns.group is None else np.array(groups),
+    )
 
 
 def _take(table: _Table, split: Split, *, share: float, seed: int, file: Path) -> LabelledPictures:
@@ -194,13 +152,8 @@ def refuse_shared_people(train: Path, measured: Path, *, columns: AttributeColum
 
 
 def _groups_of(file: Path, *, columns: AttributeColumns) -> list[str]:
-    """The groups of a list that was read without an error."""
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        first = text.readline()
-        mark = next((mark for mark in ",;\t" if mark in first), ",")
-        rows = csv.reader(chain([first], text), delimiter=mark)
-        place = [name.strip() for name in next(rows)].index(str(columns.group))
-        return [cells[place].strip() for cells in rows if cells]
+    with open_list(file, of="attributes") as text:
+        return [group for [group] in CsvTable(text, file=file).rows([columns.group])]
 
 
 def _refuse_shared_groups(groups: np.ndarray, splits: np.ndarray, *, file: Path) -> None:

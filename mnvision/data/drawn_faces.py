@@ -8,11 +8,10 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mnvision.data.face_parts import Identity, Shot, draw_face
-from mnvision.data.generated import make_once
+from mnvision.data.generated import make_once, write_jpeg
 from mnvision.errors import UserError
 from mnvision.files import csv_text
 
@@ -26,7 +25,6 @@ STAMP, TABLE = "drawn_faces.json", "attributes.csv"
 _FORMAT = 1  # raise it when the same parameters give other pictures
 _SPLITS = {"train": 1, "val": 2}
 _UNKNOWN = 0.03  # of the values are left out of the table
-_JPEG_QUALITY = 92
 
 
 def faces_folder_name(*, seed: int, train_identities: int, val_identities: int, pictures: int) -> str:
@@ -92,7 +90,7 @@ def _fill(folder: Path, *, counts: dict[str, tuple[int, int]], seed: int) -> Non
                 rng = np.random.default_rng((*key, picture + 1))
                 shot = Shot.draw(rng, person)
                 file = f"{name}/{picture:02d}.jpg"
-                _write(folder / file, draw_face(person, shot, rng))
+                write_jpeg(folder / file, draw_face(person, shot, rng))
                 known = rng.random(len(ATTRIBUTES)) >= _UNKNOWN
                 values = _values(person, shot)
                 rows.append(
@@ -123,8 +121,3 @@ def _values(person: Identity, shot: Shot) -> dict[str, bool | None]:
 
 def _cell(value: bool | None, known: bool) -> str:
     return "" if value is None or not known else str(int(value))
-
-
-def _write(file: Path, image: np.ndarray) -> None:
-    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    file.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1].tobytes())

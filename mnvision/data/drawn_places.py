@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from mnvision.data.generated import make_once
+from mnvision.data.generated import make_once, picture_parameters, write_jpeg
 from mnvision.data.place_scenes import World, draw_place
-from mnvision.errors import UserError
 from mnvision.files import csv_text
 from mnvision.ops.geo import EARTH_RADIUS, to_places, to_vectors
 
@@ -23,7 +21,6 @@ TOWNS = 40
 _FORMAT = 1  # raise it when the same parameters give other pictures
 _SPLITS = {"train": 300_001, "val": 700_001}  # and the numbers of their first pictures
 _IN_TOWN = 0.75  # of the pictures
-_JPEG_QUALITY = 92
 
 
 def places_folder_name(*, seed: int, train_images: int, val_images: int, image_size: int) -> str:
@@ -49,20 +46,11 @@ def make_places(root: str | Path, *, seed: int, train_images: int, val_images: i
         ``root``.
 
     Raises:
-        UserError: The folder holds something else, or pictures made with other parameters; it cannot be written.
+        UserError: A number is too small, or as ``make_once``.
     """
-    if min(train_images, val_images) < 1 or image_size < 32:
-        raise UserError(
-            f"cannot draw {train_images} + {val_images} pictures of {image_size} pixels: expected at least one in each"
-            " split (data.train_count, data.val_count) and a side of at least 32 (data.canvas)"
-        )
-    parameters = {
-        "format": _FORMAT,
-        "seed": seed,
-        "train_images": train_images,
-        "val_images": val_images,
-        "image_size": image_size,
-    }
+    parameters = picture_parameters(
+        version=_FORMAT, seed=seed, train_images=train_images, val_images=val_images, image_size=image_size
+    )
 
     def fill(folder: Path) -> None:
         rows = [["file", "lat", "lon", "split"]]
@@ -109,8 +97,6 @@ def _draw_split(folder: Path, split: str, *, count: int, seed: int, size: int) -
         place = draw_coordinates(rng, seed=seed).round(6)
         image = draw_place(place, world=world, rng=rng, size=size)
         name = f"{split}/{_SPLITS[split] + i:06d}.jpg"
-        quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
-        (folder / name).write_bytes(data.tobytes())
+        write_jpeg(folder / name, image)
         rows.append([name, *(f"{degrees:.6f}" for degrees in place.tolist()), split])
     return rows

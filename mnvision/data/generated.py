@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from mnvision.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,30 @@ def make_once(
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
     return root
+
+
+def picture_parameters(
+    *, version: int, seed: int, train_images: int, val_images: int, image_size: int
+) -> dict[str, int]:
+    """The parameters of two splits of square drawn pictures, to be recorded.
+
+    Raises:
+        UserError: One of them is too small.
+    """
+    if min(train_images, val_images) < 1 or image_size < 32 or seed < 0:
+        raise UserError(
+            f"cannot draw {train_images} + {val_images} pictures of {image_size} pixels from seed {seed}: expected at"
+            " least one in each split (data.train_count, data.val_count), a side of at least 32 (data.canvas) and a"
+            " seed of at least 0 (data.seed)"
+        )
+    sizes = {"train_images": train_images, "val_images": val_images, "image_size": image_size}
+    return {"format": version, "seed": seed, **sizes}
+
+
+def write_jpeg(file: Path, image: np.ndarray) -> None:
+    """Write a drawn picture, uint8 [H, W, 3] RGB."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]  # another one would be another data set: raise the formats
+    file.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1].tobytes())
 
 
 def _is_made(root: Path, *, name: str, parameters: Mapping[str, int], stamp: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.data import DataLoader
 
-from mnvision.annotations import LabelledPictures, PairedPictures
+from mnvision.annotations import LabelledPictures, PairedPictures, Pairs
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
 from mnvision.data.class_formats import Request
@@ -20,7 +20,7 @@ from mnvision.data.landmarks import read_landmarks
 from mnvision.data.lfw import FOLDS, read_lfw
 from mnvision.data.lists import Columns, read_list
 from mnvision.data.loaders import make_loader
-from mnvision.data.pairs import make_pairs, refuse_shared_identities
+from mnvision.data.pairs import make_pairs, read_pair_list, refuse_shared_identities
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.ops.processes import rank_and_size
@@ -34,6 +34,8 @@ class IdentityDataModule(ClassDataModule):
     Its ``options``, beside those of the format:
 
     - ``per_identity``: pictures of an identity in a batch, see `IdentitySampler`; None for any order.
+    - ``val_pairs``, ``test_pairs``: lists of the pairs to measure on, see `read_pair_list`; None: pairs are made. Not
+      of data that bring their own.
     - ``pair_count``: pairs to make, half of them same and half different, where the data bring none.
     - ``allow_overlap``: measure on identities that were trained on.
     - ``landmarks``: list of five landmarks a picture, see `read_landmarks`, by which faces are aligned; or None.
@@ -57,12 +59,23 @@ class IdentityDataModule(ClassDataModule):
                 allowed = self._options["allow_overlap"]
                 refuse_shared_identities(self._trained(), pictures, allowed=allowed, name=name)
                 if not isinstance(pictures, PairedPictures):
-                    pairs = make_pairs(
-                        pictures.labels, count=self._options["pair_count"], seed=self._split_seed, name=name
-                    )
-                    pictures = PairedPictures(**vars(pictures), pairs=pairs)
+                    pictures = PairedPictures(**vars(pictures), pairs=self._pairs(pictures, split, name=name))
             self._keep(split, pictures)
         return self._splits[split]
+
+    def _pairs(self, pictures: LabelledPictures, split: Split, *, name: str) -> Pairs:
+        """The pairs of a split that brings none: those of a list where one is given, else made."""
+        option, key = f"{split}_pairs", f"data.{split}_pairs"
+        if (file := self._options.get(option)) is None:
+            count, seed = self._options["pair_count"], self._split_seed
+            instead = key if option in self._options else None
+            return make_pairs(pictures.labels, count=count, seed=seed, name=name, instead=instead)
+        try:
+            pairs = read_pair_list(self._folder() / file, pictures)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+        log.info("%s: %d pairs of %s, in %d folds", split, len(pairs), file, len(np.unique(pairs.folds)))
+        return pairs
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -137,12 +150,12 @@ def _read_folders(asked: Request) -> LabelledPictures:
     folders = SplitFolders(*(options.get(part, part) for part in ("train", "val", "test")))
     train, wanted = root / folders.train, root / getattr(folders, split)
     apart = train.is_dir() and bool(class_names(train))
-    if apart and (split == "train" or wanted.is_dir()):
-        pictures = read_classes(root, part=getattr(folders, split), classes=classes if split == "train" else None)
-        if split != "train" or (root / folders.val).is_dir():
-            return present_alone(pictures)
-    else:
-        pictures = read_classes(root, part=folders.train if apart else "", classes=classes)
+    # What is measured on may be there without what was trained on.
+    if split != "train" and wanted.is_dir() and (apart or class_names(wanted)):
+        return present_alone(read_classes(root, part=getattr(folders, split)))
+    pictures = read_classes(root, part=folders.train if apart else "", classes=classes)
+    if split == "train" and apart and (root / folders.val).is_dir():
+        return present_alone(pictures)
     return hold_out_identities(pictures, split, share=share, seed=seed, name=str(train if apart else root))
 
 

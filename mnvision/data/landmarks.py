@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnvision.data.csv_rows import open_list
 from mnvision.data.labelled import encode_names
-from mnvision.errors import UserError, file_error, line_error
+from mnvision.errors import file_error, line_error
 
 
 class Landmarks(NamedTuple):
@@ -47,14 +48,9 @@ def read_landmarks(file: str | Path) -> Landmarks:
             there are not as many as its first line says.
     """
     file = Path(file)
-    if not file.is_file():
-        raise UserError(
-            f"list of landmarks not found: {file}. Expected a line for each picture: file, x1, y1 ... x5, y5"
-        )
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise file_error(file, f"is not UTF-8 text ({error}). Save it as UTF-8") from error
+    line = "a line for each picture: file, x1, y1 ... x5, y5"
+    with open_list(file, of="landmarks", expected=line, check="data.landmarks") as text:
+        lines = text.read().splitlines()
     rows = [(number, _words(line)) for number, line in enumerate(lines, start=1) if line.strip()]
     promised = int(rows.pop(0)[1][0]) if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal() else None
     if rows and not any(_is_number(word) for word in rows[0][1]):

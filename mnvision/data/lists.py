@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
 from mnvision.annotations import LabelledPictures
+from mnvision.data.csv_rows import CsvTable, open_list, picture_names
 from mnvision.data.labelled import check_pictures, encode_names, keep_classes, warn_of_empty_classes
 from mnvision.data.pictures import SUFFIXES
 from mnvision.data.splits import VAL_SHARE, HoldOut, Split, part_of, take_split
@@ -40,7 +39,7 @@ class _Rows:
 
     files: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    splits: list[str] | None = None
+    splits: list[str] | None = None  # None: it has no column for them
     boxes: list[tuple[float, ...]] | None = None
     lines: list[int] = field(default_factory=list)
 
@@ -89,37 +88,26 @@ def read_list(
             picture is listed twice; a class is unknown; there is no such split; one of three pictures that are
             looked for is missing.
     """
-    file = Path(file)
-    if not file.is_file():
-        there = sorted(path.name for kind in ("*.csv", "*.txt") for path in file.parent.glob(kind))
-        have = f"; the lists there: {', '.join(there[:10])}" if there else ""
-        raise UserError(
-            f"list of pictures not found: {file}. Expected a CSV file or plain text; check data.root, data.train, "
-            f"data.val and data.test{have}"
-        )
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            if file.suffix.lower() in (".csv", ".tsv"):
-                rows = _read_csv(text, columns=columns or Columns(), file=file)
-            else:
-                rows = _read_plain(text, file=file)
-    except UnicodeDecodeError as error:
-        raise file_error(file, f"is not UTF-8 text ({error}). Save it as UTF-8") from error
-    _refuse_twice(rows, file=file)
+    file, columns = Path(file), columns or Columns()
+    with open_list(file, of="pictures", expected="a CSV file or plain text") as text:
+        if file.suffix.lower() in (".csv", ".tsv"):
+            rows = _read_csv(CsvTable(text, file=file), columns=columns)
+        else:
+            rows = _read_plain(text, file=file)
+    names = picture_names(rows.files, lines=rows.lines, file=file, splits=rows.splits)
     labels, table = _labels(rows, known=known, file=file)
     pictures = LabelledPictures(
-        file_names=encode_names(rows.files, source=file),
+        file_names=encode_names(names, source=file),
         labels=labels,
         classes=table,
         boxes=None if rows.boxes is None else np.array(rows.boxes, dtype=np.float64).reshape(-1, 4),
     )
     if split is not None:
-        words = (columns or Columns()).splits
         pictures = take_split(
             pictures,
             split,
             said=rows.splits,
-            words=words,
+            words=columns.splits,
             share=val_share,
             seed=seed,
             file=file,
@@ -132,54 +120,29 @@ def read_list(
     return pictures
 
 
-def _read_csv(text: TextIO, *, columns: Columns, file: Path) -> _Rows:
-    first = text.readline()
-    mark = next((mark for mark in ",;\t" if mark in first), ",")
-    reader = csv.reader(chain([first], text), delimiter=mark, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        place = _places(header, columns=columns, file=file)
-        has_box = all(name in place for name in columns.box)
-        rows = _Rows(splits=[] if columns.split is not None else None, boxes=[] if has_box else None)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise _line_error(file, reader.line_num, f"has {len(cells)} cells, expected {len(header)}: {header}")
-            cells = [cell.strip() for cell in cells]
-            rows.files.append(_path(cells[place[columns.file]], file=file, line=reader.line_num))
-            rows.labels.append(cells[place[columns.label]] if columns.label is not None else "")
-            rows.lines.append(reader.line_num)
-            if rows.splits is not None and columns.split is not None:
-                rows.splits.append(cells[place[columns.split]])
-            if rows.boxes is not None:
-                rows.boxes.append(_box([cells[place[name]] for name in columns.box], file=file, line=reader.line_num))
-    except csv.Error as error:
-        raise _line_error(file, reader.line_num, f"is not CSV ({error})") from error
-    return rows
-
-
-def _places(header: list[str], *, columns: Columns, file: Path) -> dict[str, int]:
-    """Which column has which name; complains of those that are missing."""
-    place = {name: i for i, name in enumerate(header)}
-    for name in (columns.file, columns.label, columns.split):
-        if name is not None and name not in place:
-            raise file_error(
-                file,
-                f"has no column {name!r} in its first line, a header. Its columns: {', '.join(header) or 'none'}"
-                f"{did_you_mean(name, header).rstrip('?')}. Name them in data.file_column, data.label_column and"
-                " data.split_column",
-            )
-    box = [name for name in columns.box if name in place]
+def _read_csv(table: CsvTable, *, columns: Columns) -> _Rows:
+    for kind, name in (("file", columns.file), ("label", columns.label), ("split", columns.split)):
+        table.require(name, f"Name it in data.{kind}_column")
+    box = [name for name in columns.box if name in table.header]
     if 0 < len(box) < 4:
-        raise file_error(file, f"has the columns {', '.join(box)} alone; expected all of {', '.join(columns.box)}")
-    return place
+        raise file_error(
+            table.file, f"has the columns {', '.join(box)} alone; expected all of {', '.join(columns.box)}"
+        )
+    rows, said = _Rows(boxes=[] if box else None), list[str]()
+    for name, label, split, *corners in table.rows([columns.file, columns.label, columns.split, *box]):
+        rows.files.append(name)
+        rows.labels.append(label)
+        rows.lines.append(table.line)
+        said.append(split)
+        if rows.boxes is not None:
+            rows.boxes.append(_box(corners, table=table))
+    return rows if columns.split is None else replace(rows, splits=said)
 
 
 def _read_plain(text: TextIO, *, file: Path) -> _Rows:
     rows = _Rows()
     for number, name, label in _plain_lines(text):
-        rows.files.append(_path(name, file=file, line=number))
+        rows.files.append(name)
         if rows.labels and bool(label) != bool(rows.labels[0]):
             got, before = ("a label", "none") if label else ("no label", "one")
             raise _line_error(file, number, f"has {got}, and line {rows.lines[0]} has {before}: {name!r}")
@@ -201,36 +164,16 @@ def _plain_lines(text: TextIO) -> Iterator[tuple[int, str, str]]:
             yield number, line, ""
 
 
-def _path(name: str, *, file: Path, line: int) -> str:
-    if not name or "\0" in name:
-        raise _line_error(file, line, f"names the picture {name!r}; expected the path of a file")
-    return name if not name.startswith("./") and "//" not in name else Path(name).as_posix()
-
-
-def _box(cells: list[str], *, file: Path, line: int) -> tuple[float, ...]:
+def _box(cells: list[str], *, table: CsvTable) -> tuple[float, ...]:
     if not any(cells):
         return (math.nan,) * 4
     try:
         xmin, ymin, xmax, ymax = box = tuple(float(cell) for cell in cells)
     except ValueError:
-        raise _line_error(file, line, f"has the box {cells}; expected four numbers, or four empty cells") from None
+        raise table.wrong(f"has the box {cells}; expected four numbers, or four empty cells") from None
     if not (xmin < xmax and ymin < ymax and all(map(math.isfinite, box))):
-        raise _line_error(file, line, f"has the box {cells}; expected xmin < xmax and ymin < ymax in pixels")
+        raise table.wrong(f"has the box {cells}; expected xmin < xmax and ymin < ymax in pixels")
     return box
-
-
-def _refuse_twice(rows: _Rows, *, file: Path) -> None:
-    if len(set(rows.files)) == len(rows.files):
-        return
-    seen: dict[str, int] = {}
-    for i, name in enumerate(rows.files):
-        if name in seen:
-            j = seen[name]
-            where = f"in line {rows.lines[j]}"
-            if rows.splits is not None and rows.splits[i] != rows.splits[j]:
-                where += f" for the split {rows.splits[j]!r}, here for {rows.splits[i]!r}"
-            raise _line_error(file, rows.lines[i], f"lists {name!r} again, {where}; expected every picture once")
-        seen[name] = i
 
 
 def _labels(rows: _Rows, *, known: Sequence[str] | None, file: Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -11,17 +10,26 @@ from pathlib import Path
 import numpy as np
 
 from mnvision.annotations import LabelledPictures, Pairs
-from mnvision.errors import UserError, did_you_mean, file_error, line_error
+from mnvision.data.csv_rows import CsvTable, open_list, plain_path
+from mnvision.errors import UserError, did_you_mean, line_error
 from mnvision.ops.folds import folds_in_order
 
 log = logging.getLogger(__name__)
 
 _ROUNDS = 8  # of drawing, each of twice as many pairs as are wanted; then there are as many as there are
 _COLUMNS = ("first", "second", "same")
-_YES, _NO = ("1", "true", "yes", "same"), ("0", "false", "no", "different")
+_SAID = dict.fromkeys(("1", "true", "yes", "same"), True) | dict.fromkeys(("0", "false", "no", "different"), False)
 
 
-def make_pairs(labels: np.ndarray, *, count: int = 6000, folds: int = 10, seed: int = 0, name: str = "pairs") -> Pairs:
+def make_pairs(
+    labels: np.ndarray,
+    *,
+    count: int = 6000,
+    folds: int = 10,
+    seed: int = 0,
+    name: str = "pairs",
+    instead: str | None = None,
+) -> Pairs:
     """Draw pairs where no protocol names any: as many of the same as of different identities, the same everywhere.
 
     Identities are dealt to the folds, so that none is in two. For a pair of the same, first an identity is drawn, then
@@ -34,6 +42,7 @@ def make_pairs(labels: np.ndarray, *, count: int = 6000, folds: int = 10, seed: 
         folds: The most folds; fewer where there are too few identities, each needing two, and one with two pictures.
         seed: Of what is drawn, by numbers that do not depend on the machine.
         name: What to call the pictures in an error.
+        instead: The key of a list of pairs that could be given instead, for the error; None where there is none.
 
     Raises:
         UserError: No identity has two pictures, or there is only one.
@@ -45,7 +54,7 @@ def make_pairs(labels: np.ndarray, *, count: int = 6000, folds: int = 10, seed: 
         raise UserError(
             f"{name}: no pairs can be made of {len(identities)} identities, of which {several} have two pictures or"
             " more. Expected two identities at least, one of them with two pictures, and two pairs: give more pictures"
-            " of each, or a list of pairs"
+            f" of each{f', or a list of pairs as {instead}' if instead else ''}"
         )
     rng = np.random.default_rng(seed)
     # Dealt to and fro, those with most pictures first: every fold gets about as many, and of large ones, too.
@@ -85,42 +94,26 @@ def read_pair_list(file: str | Path, pictures: LabelledPictures) -> Pairs:
 
     Raises:
         UserError: The file is missing or lacks a column; a line (given by its number) has an unknown picture, the same
-            one twice, or a value that cannot be read; there is no pair.
+            one twice, a value that cannot be read, or says of two pictures what their identities do not; there is no
+            pair.
     """
     file = Path(file)
-    if not file.is_file():
-        raise UserError(f"list of pairs not found: {file}. Expected a CSV file with the columns {', '.join(_COLUMNS)}")
     place_of = {pictures.file_name(i): i for i in range(len(pictures))}
     rows: list[tuple[int, int, bool, int]] = []
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            first_line = text.readline()
-            mark = next((mark for mark in ",;\t" if mark in first_line), ",")
-            header = [cell.strip() for cell in first_line.strip().split(mark)]
-            missing = [column for column in _COLUMNS if column not in header]
-            if missing:
-                raise file_error(
-                    file,
-                    f"has no column {missing[0]!r} in its first line, a header. Expected {', '.join(_COLUMNS)}, and"
-                    f" fold if there is one; got {', '.join(header)}",
-                )
-            for cells in (reader := csv.reader(text, delimiter=mark, strict=True)):
-                if cells:
-                    number = reader.line_num + 1  # the header was read before
-                    if len(cells) != len(header):
-                        raise line_error(file, number, f"has {len(cells)} cells, expected {len(header)}: {header}")
-                    values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-                    rows.append(_pair(values, place_of=place_of, file=file, number=number))
-    except UnicodeDecodeError as error:
-        raise file_error(file, f"is not UTF-8 text ({error}). Save it as UTF-8") from error
-    except csv.Error as error:
-        raise file_error(file, f"is not CSV ({error}). Expected a row of cells on each line") from error
-    if not rows:
-        raise file_error(file, "has no pair. Expected a line for each below the header")
-    columns = np.array(rows, dtype=np.int64)
-    same = columns[:, 2].astype(bool)
-    folds = np.unique(columns[:, 3], return_inverse=True)[1] if "fold" in header else folds_in_order(same)
-    return Pairs(columns[:, 0], columns[:, 1], same, folds.astype(np.int64))
+    lines: list[int] = []
+    with open_list(file, of="pairs", check="the path") as text:
+        table = CsvTable(text, file=file)
+        for column in _COLUMNS:
+            table.require(column, f"Expected {', '.join(_COLUMNS)}, and fold if there is one")
+        folded = "fold" in table.header
+        for cells in table.rows([*_COLUMNS, "fold" if folded else None], of="pair"):
+            rows.append(_pair(cells, place_of=place_of, table=table, folded=folded))
+            lines.append(table.line)
+    first, second, same, folds = np.array(rows, dtype=np.int64).T
+    same = same.astype(bool)
+    pairs = Pairs(first, second, same, np.unique(folds, return_inverse=True)[1] if folded else folds_in_order(same))
+    _refuse_contradictions(pairs, pictures, lines=lines, file=file)
+    return pairs
 
 
 def shared_identities(training: Sequence[str], protocol: Sequence[str]) -> list[str]:
@@ -164,21 +157,41 @@ def refuse_shared_identities(
 
 
 def _pair(
-    values: Mapping[str, str], *, place_of: Mapping[str, int], file: Path, number: int
+    cells: Sequence[str], *, place_of: Mapping[str, int], table: CsvTable, folded: bool
 ) -> tuple[int, int, bool, int]:
-    for name in (values["first"], values["second"]):
+    """A row of a list: places of the two pictures, whether they are the same, and the fold."""
+    first, second, said, fold = plain_path(cells[0]), plain_path(cells[1]), *cells[2:]
+    for name in (first, second):
         if name not in place_of:
-            near = did_you_mean(name, place_of) if len(place_of) < 10_000 else ""
-            raise line_error(file, number, f"names {name!r}, which is no picture of the split{near or '.'}")
-    if values["first"] == values["second"]:
-        raise line_error(file, number, f"pairs {values['first']!r} with itself; expected two pictures")
-    said = values["same"].lower()
-    if said not in (*_YES, *_NO):
-        raise line_error(file, number, f"has {values['same']!r} for same; expected 1 or 0")
-    fold = values.get("fold", "0")
-    if not re.fullmatch(r"[0-9]{1,9}", fold):
-        raise line_error(file, number, f"has the fold {fold!r}; expected a whole number")
-    return place_of[values["first"]], place_of[values["second"]], said in _YES, int(fold)
+            near = did_you_mean(name, place_of).rstrip("?") if len(place_of) < 10_000 else ""
+            raise table.wrong(
+                f"names {name!r}, which is no picture of the split, such as {next(iter(place_of), None)!r}{near}"
+            )
+    if first == second:
+        raise table.wrong(f"pairs {first!r} with itself; expected two pictures")
+    same = _SAID.get(said.lower())
+    if same is None:
+        raise table.wrong(f"has {said!r} for same; expected 1 or 0")
+    if folded and not re.fullmatch(r"[0-9]{1,9}", fold):
+        raise table.wrong(f"has the fold {fold!r}; expected a whole number")
+    return place_of[first], place_of[second], same, int(fold or 0)
+
+
+def _refuse_contradictions(pairs: Pairs, pictures: LabelledPictures, *, lines: Sequence[int], file: Path) -> None:
+    """Refuse pairs that say of two pictures what their identities do not."""
+    one, other = pictures.labels[pairs.first], pictures.labels[pairs.second]
+    known = (one >= 0) & (other >= 0)
+    wrong = known & (pairs.same != (one == other))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        names = " and ".join(repr(pictures.classes[label]) for label in (one[row], other[row]))
+        what = "the same" if pairs.same[row] else "different"
+        all_of_them = "; so is every line: are 1 and 0 swapped?" if wrong[known].all() else ""
+        raise line_error(
+            file,
+            lines[row],
+            f"calls a pair {what} whose identities are {names}{all_of_them}. Correct the line, or the identities",
+        )
 
 
 def _draw_same(groups: Sequence[np.ndarray], wanted: int, *, rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -10,19 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from mnvision.data.generated import make_once
+from mnvision.data.generated import make_once, picture_parameters, write_jpeg
 from mnvision.data.scenes import CLASSES, draw_scene
-from mnvision.errors import UserError
 
 CATEGORY_IDS = (2, 3, 5, 7, 11, 13, 17, 19)  # of CLASSES
 STAMP = "shapes.json"
 
 _FORMAT = 2  # raise it when the same parameters give other pictures
 _SPLITS = {"train": 100_001, "val": 900_001}  # and their first image ids
-_JPEG_QUALITY = 92
 
 
 def shapes_folder_name(*, seed: int, train_images: int, val_images: int, image_size: int) -> str:
@@ -49,21 +46,12 @@ def make_shapes(root: str | Path, *, seed: int, train_images: int, val_images: i
         ``root``.
 
     Raises:
-        UserError: The folder holds something else, or shapes made with other parameters; it cannot be written.
+        UserError: A number is too small, or as ``make_once``.
     """
     root = Path(root)
-    parameters = {
-        "format": _FORMAT,
-        "seed": seed,
-        "train_images": train_images,
-        "val_images": val_images,
-        "image_size": image_size,
-    }
-    if min(train_images, val_images) < 1 or image_size < 32:
-        raise UserError(
-            f"cannot make {train_images} + {val_images} shapes pictures of {image_size} pixels: expected at least one"
-            " picture in each split (data.train_count, data.val_count) and a side of at least 32 (data.canvas)"
-        )
+    parameters = picture_parameters(
+        version=_FORMAT, seed=seed, train_images=train_images, val_images=val_images, image_size=image_size
+    )
 
     def fill(folder: Path) -> None:
         for split, count in (("train", train_images), ("val", val_images)):
@@ -82,9 +70,7 @@ def _make_split(folder: Path, split: str, *, count: int, seed: int, size: int) -
         scene = draw_scene(np.random.default_rng((seed, _SPLITS[split], i)), size=size)
         image_id = _SPLITS[split] + i
         name = f"{image_id:06d}.jpg"
-        quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        data = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), quality)[1]
-        (folder / split / name).write_bytes(data.tobytes())
+        write_jpeg(folder / split / name, scene.image)
         images.append({"id": image_id, "file_name": name, "width": size, "height": size})
         for box, label, area in zip(scene.boxes.tolist(), scene.labels.tolist(), scene.areas.tolist(), strict=True):
             annotations.append(

@@ -13,14 +13,14 @@ from mnvision.annotations import LabelledPictures, PairedPictures, Pairs
 from mnvision.metrics.gathering import gather_columns, joined
 from mnvision.metrics.identification import identify
 from mnvision.metrics.verification import (
+    VERIFICATION_NUMBERS,
     JudgedPairs,
     Roc,
     Verification,
-    area_under_curve,
-    equal_error_rate,
+    is_testable,
     roc_curve,
     squared_distances,
-    validation_rate,
+    verification_numbers,
     verify,
 )
 from mnvision.ops.folds import folds_in_order
@@ -29,11 +29,6 @@ from mnvision.types import Labels, UserError
 
 logger = logging.getLogger(__name__)
 
-FARS = {"1e-3": 1e-3, "1e-4": 1e-4}  # the false accept rates that FaceNet and the MobileNet paper report
-VERIFICATION_NUMBERS = (
-    *("accuracy", "accuracy_std", "accuracy_se", "threshold", "auc", "eer"),
-    *(f"{name}{end}" for name in (f"val_at_far_{far}" for far in FARS) for end in ("", "_std", "_measured_far")),
-)
 IDENTIFICATION_NUMBERS = ("rank1", "map")
 
 
@@ -65,16 +60,23 @@ class EmbeddingMetric:
     Args:
         truth: The whole split: labels are identities. A picture's id is its place in it. Without pairs there is no
             verification.
+
+    Attributes:
         threshold_from: Judged pairs of other pictures, such as :meth:`judged` of the validation split's metric: they
-            choose the thresholds of all folds.
+            choose the thresholds of all folds. To be set before :meth:`compute`.
     """
 
-    def __init__(self, truth: LabelledPictures, *, threshold_from: JudgedPairs | None = None) -> None:
+    def __init__(self, truth: LabelledPictures) -> None:
         self.truth = truth
         self.pairs: Pairs | None = truth.pairs if isinstance(truth, PairedPictures) else None
-        self.threshold_from = threshold_from
+        self.threshold_from: JudgedPairs | None = None
         self._warned: set[str] = set()
         self.reset()
+
+    @property
+    def one_fold(self) -> bool:
+        """Whether the pairs are all of one fold."""
+        return self.pairs is not None and len(np.unique(self.pairs.folds)) == 1
 
     def reset(self) -> None:
         """Forget all embeddings."""
@@ -105,9 +107,7 @@ class EmbeddingMetric:
         """The numbers named in ``VERIFICATION_NUMBERS`` and ``IDENTIFICATION_NUMBERS``; -1 where undefined.
 
         With several processes all must call it, and all get the same numbers. Those of verification are left out where
-        the split has no pairs. ``threshold`` is the mean of those of the folds; ``..._measured_far`` the mean of the
-        shares of different pairs that the folds accepted at their thresholds for a FAR. ``map`` is the mean average
-        precision.
+        the split has no pairs; see ``verification_numbers``. ``map`` is the mean average precision.
 
         Raises:
             UserError: If ids or widths cannot be those of embeddings of this split.
@@ -121,13 +121,19 @@ class EmbeddingMetric:
         named: tuple[str, ...] = IDENTIFICATION_NUMBERS
         if self.pairs is not None:
             named = (*VERIFICATION_NUMBERS, *named)
-            numbers |= self._verification(self.judged())
-        return {name: _number(numbers.get(name, -1.0)) for name in named}
+            numbers |= self.verification()
+        return {name: numbers.get(name, -1.0) for name in named}
 
     def judged(self) -> JudgedPairs:
         """The distances of the pairs of which both pictures arrived; infinite or -1 where they must count as wrong."""
         pairs, distances = self._distances()
-        return JudgedPairs(_wrong_if_nan(distances, pairs.same), pairs.same, pairs.folds)
+        alone = self.threshold_from is None and len(np.unique(pairs.folds)) < 2
+        folds = folds_in_order(pairs.same) if alone else pairs.folds
+        return JudgedPairs(_wrong_if_nan(distances, pairs.same), pairs.same, folds)
+
+    def verification(self) -> dict[str, float]:
+        """The numbers of verification that are defined."""
+        return verification_numbers(self.judged(), threshold_from=self.threshold_from)
 
     def roc(self) -> Roc | None:
         """FAR and VAL of all thresholds; None without same and different pairs."""
@@ -136,21 +142,15 @@ class EmbeddingMetric:
 
     def verified(self) -> Verification | None:
         """Accuracy and threshold of each fold; None without pairs to test, or to choose a threshold by."""
-        return self._verify(self.judged())
-
-    def validation_rate(self, far: float) -> float:
-        """The mean share of same pairs accepted at a false accept rate, as among the numbers; -1 where undefined."""
-        judged = self._foldable(self.judged())
-        if self._verify(judged) is None:
-            return -1.0
-        return _mean(validation_rate(judged, far=far, threshold_from=self.threshold_from).rates)
+        judged, other = self.judged(), self.threshold_from
+        return verify(judged, threshold_from=other) if is_testable(judged, threshold_from=other) else None
 
     def hardest_pairs(self, count: int) -> list[WrongPair]:
         """The pairs that were told wrong, those farthest from the threshold of their fold first."""
         pairs, distances = self._distances()
-        if (verified := self._verify(self.judged())) is None:
+        if (verified := self.verified()) is None:
             return []
-        threshold = verified.thresholds[np.searchsorted(verified.folds, self._folds(pairs))]
+        threshold = verified.thresholds[np.searchsorted(verified.folds, self.judged().folds)]
         with np.errstate(invalid="ignore"):
             wrong = (distances < threshold) != pairs.same
         wrong |= np.isnan(distances)
@@ -186,41 +186,6 @@ class EmbeddingMetric:
             }
             for first, second, same, distance, fold in zip(*(column.tolist() for column in columns), strict=True)
         ]
-
-    def _verification(self, judged: JudgedPairs) -> dict[str, float]:
-        numbers: dict[str, float] = {}
-        if (curve := self.roc()) is not None:
-            numbers |= {"auc": area_under_curve(curve), "eer": equal_error_rate(curve)}
-        if (verified := self._verify(judged)) is None:
-            return numbers
-        numbers |= {
-            "accuracy": verified.accuracy,
-            "accuracy_std": verified.std,
-            "accuracy_se": verified.standard_error,
-            "threshold": float(verified.thresholds.mean()),
-        }
-        for name, far in FARS.items():
-            rate = validation_rate(self._foldable(judged), far=far, threshold_from=self.threshold_from)
-            key = f"val_at_far_{name}"
-            numbers |= {key: _mean(rate.rates), f"{key}_std": _std(rate.rates)}
-            numbers[f"{key}_measured_far"] = _mean(rate.false_rates)
-        return numbers
-
-    def _verify(self, judged: JudgedPairs) -> Verification | None:
-        """The accuracies; None where there is nothing to test, or nothing to choose a threshold by."""
-        judged = self._foldable(judged)
-        if len(np.unique(judged.folds)) < (2 if self.threshold_from is None else 1):
-            return None
-        return verify(judged, threshold_from=self.threshold_from)
-
-    def _foldable(self, judged: JudgedPairs) -> JudgedPairs:
-        return judged._replace(folds=self._folds(judged))
-
-    def _folds(self, pairs: JudgedPairs | Pairs) -> np.ndarray:
-        """The folds of pairs; where one alone has nothing to choose its threshold by, ten in their order."""
-        if self.threshold_from is not None or (len(pairs.folds) and np.ptp(pairs.folds) > 0):
-            return pairs.folds
-        return folds_in_order(pairs.same)
 
     def _distances(self) -> tuple[Pairs, np.ndarray]:
         """The pairs of which both pictures arrived, and their distances; NaN where one is not known."""
@@ -287,17 +252,3 @@ def _unit_length(vectors: np.ndarray) -> np.ndarray:
 def _wrong_if_nan(distances: np.ndarray, same: np.ndarray) -> np.ndarray:
     """Unknown distances as those that no threshold tells right."""
     return np.where(np.isnan(distances), np.where(same, np.inf, -1.0), distances)
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else -1.0
-
-
-def _std(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.std()) if len(known) else -1.0
-
-
-def _number(value: float) -> float:
-    return value if np.isfinite(value) else -1.0

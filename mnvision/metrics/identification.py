@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnvision.metrics.gathering import gather_columns
+from mnvision.ops.processes import rank_and_size
+
 _CELLS = 16_000_000  # similarities in memory at a time: 64 MB
 
 
@@ -30,6 +33,9 @@ def identify(embeddings: np.ndarray, labels: np.ndarray, *, cells: int = _CELLS)
     among all pictures that come no later. Of equal similarities those of another identity come first, so that a network
     that says the same of all pictures finds nothing.
 
+    With several processes all must call it, with the same embeddings: each looks for a part of the queries, and all get
+    the same numbers.
+
     Args:
         embeddings: float32 [I, D] of unit length; one that is not finite finds nothing, and is found last.
         labels: int64 [I], the identities; pictures of -1 take no part.
@@ -48,10 +54,12 @@ def identify(embeddings: np.ndarray, labels: np.ndarray, *, cells: int = _CELLS)
     queries = np.flatnonzero(count > 1)
     if not len(queries):
         return Identification(0, float("nan"), float("nan"))
-    hits, precisions = 0, 0.0
+    rank, ranks = rank_and_size()
+    mine = np.array_split(queries, ranks)[rank]
+    nearest, precisions = np.zeros(len(mine), bool), np.zeros(len(mine))  # of each query
     step = max(1, cells // len(vectors))
-    for start in range(0, len(queries), step):
-        rows = queries[start : start + step]
+    for start in range(0, len(mine), step):
+        rows = mine[start : start + step]
         similar = vectors[rows] @ vectors.T  # [Q, I]
         similar[:, ~finite] = -2.0
         similar[np.arange(len(rows)), rows] = -np.inf  # a picture does not find itself
@@ -64,8 +72,8 @@ def identify(embeddings: np.ndarray, labels: np.ndarray, *, cells: int = _CELLS)
             # How many are at least as near as each: of all pictures, and of the identity's own.
             all_before = len(vectors) - np.searchsorted(similar[i], wanted)
             own_before = len(wanted) - np.searchsorted(wanted[::-1], wanted)
-            rank = np.arange(1, len(wanted) + 1)
-            precision = rank / (rank + all_before - own_before)
-            hits += bool(precision[0] == 1)
-            precisions += float(precision.mean())
-    return Identification(len(queries), hits / len(queries), precisions / len(queries))
+            rank_of = np.arange(1, len(wanted) + 1)
+            precision = rank_of / (rank_of + all_before - own_before)
+            nearest[start + i], precisions[start + i] = precision[0] == 1, precision.mean()
+    nearest, precisions = gather_columns((nearest, precisions))
+    return Identification(len(queries), float(nearest.mean()), float(precisions.mean()))

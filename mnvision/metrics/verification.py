@@ -16,6 +16,11 @@ import numpy as np
 
 ACCURACY_THRESHOLDS = np.arange(0, 4, 0.01)
 VAL_THRESHOLDS = np.arange(0, 4, 0.001)
+FARS = {"1e-3": 1e-3, "1e-4": 1e-4}  # the false accept rates that FaceNet and the MobileNet paper report
+VERIFICATION_NUMBERS = (
+    *("accuracy", "accuracy_std", "accuracy_se", "threshold", "auc", "eer"),
+    *(f"{name}{end}" for name in (f"val_at_far_{far}" for far in FARS) for end in ("", "_std", "_measured_far")),
+)
 
 
 class JudgedPairs(NamedTuple):
@@ -213,6 +218,44 @@ def equal_error_rate(curve: Roc) -> float:
     last = len(ahead) - 1 - int(np.argmax(ahead[::-1] >= 0))
     share = ahead[last] / (ahead[last] - ahead[last + 1])
     return float(curve.far[last] + share * (curve.far[last + 1] - curve.far[last]))
+
+
+def verification_numbers(pairs: JudgedPairs, *, threshold_from: JudgedPairs | None = None) -> dict[str, float]:
+    """Those of ``VERIFICATION_NUMBERS`` that are defined.
+
+    ``threshold`` is the mean of those of the folds; ``..._measured_far`` the mean of the shares of different pairs that
+    the folds accepted at their thresholds for a FAR.
+
+    Args:
+        pairs: What is tested.
+        threshold_from: As of ``verify``.
+    """
+    numbers: dict[str, float] = {}
+    if 0 < pairs.same.sum() < len(pairs.same):
+        curve = roc_curve(pairs)
+        numbers |= {"auc": area_under_curve(curve), "eer": equal_error_rate(curve)}
+    if not is_testable(pairs, threshold_from=threshold_from):
+        return numbers
+    verified = verify(pairs, threshold_from=threshold_from)
+    numbers |= {
+        "accuracy": verified.accuracy,
+        "accuracy_std": verified.std,
+        "accuracy_se": verified.standard_error,
+        "threshold": float(verified.thresholds.mean()),
+    }
+    for name, far in FARS.items():
+        rate = validation_rate(pairs, far=far, threshold_from=threshold_from)
+        for end, values in (("", rate.rates), ("_measured_far", rate.false_rates)):
+            if (known := values[np.isfinite(values)]).size:
+                numbers[f"val_at_far_{name}{end}"] = float(known.mean())
+        if (known := rate.rates[np.isfinite(rate.rates)]).size:
+            numbers[f"val_at_far_{name}_std"] = float(known.std())
+    return numbers
+
+
+def is_testable(pairs: JudgedPairs, *, threshold_from: JudgedPairs | None = None) -> bool:
+    """Whether there are pairs to test, and others to choose their threshold by."""
+    return len(np.unique(pairs.folds)) >= (2 if threshold_from is None else 1)
 
 
 def _accepted_by_fold(pairs: JudgedPairs, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

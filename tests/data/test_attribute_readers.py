@@ -135,11 +135,11 @@ def test_what_minus_one_means_has_to_be_said(tmp_path):
         ("name,hat\na.jpg,1\n", "has no column 'file' in its first line"),
         ("file,hat\na.jpg,2\n", "line 2 has '2' for hat. Expected 1, 0, or nothing"),
         ("file,hat\na.jpg,1,0\n", "line 2 has 3 cells, expected 2"),
-        ("file,hat\na.jpg,1\n\nb.jpg,0\na.jpg,1\n", "line 5 lists 'a.jpg' again, as line 2"),
-        ("file,hat\n,1\n", "line 2 names the file ''"),
-        ("file,hat,hat\na.jpg,1,0\n", "names a column twice"),
+        ("file,hat\na.jpg,1\n\nb.jpg,0\na.jpg,1\n", "line 5 lists 'a.jpg' again, first in line 2"),
+        ("file,hat\n,1\n", "line 2 names the picture ''"),
+        ("file,hat,hat\na.jpg,1,0\n", "has two columns 'hat' in its first line"),
         ("file\na.jpg\n", "there is no attribute"),
-        ("file,hat\n", "there is no picture"),
+        ("file,hat\n", "names no picture below its first line"),
         ("file,hat\nz.jpg,1\n", "picture not found"),
         ('file,hat\n"a.jpg,1\n', "is not CSV"),
     ],
@@ -357,3 +357,37 @@ def test_lists_of_training_and_validation(tmp_path):
     (tmp_path / "train.csv").write_text("file,hat,beard\na.jpg,,\nb.jpg,,\n")
     with pytest.raises(UserError, match="no picture has a known attribute"):
         module().load_split("train")
+
+
+def test_what_is_measured_on_needs_no_training_list(tmp_path):
+    """A checkpoint knows the attributes and their order; a column that it does not know is passed over."""
+    touch(tmp_path, *(f"{name}.jpg" for name in "abcd"))
+    (tmp_path / "val.csv").write_text("beard,file,hat,scar\n1,c.jpg,0,1\n,d.jpg,1,1\n")
+    own = {"images": ".", "train": "train.csv", "val": "val.csv", "test": "val.csv", "minus_one": None}
+    own |= {"file_column": "file", "split_column": None, "group_column": None}
+
+    def load(split: str, *, known: list[str] | None, **changed) -> LabelledPictures:
+        data = AttributeDataModule(
+            name="attribute_list",
+            root=tmp_path,
+            preprocessing=Preprocessing(32),
+            batch_size=2,
+            num_workers=0,
+            class_table=None if known is None else (known, range(1, len(known) + 1)),
+            options=own | changed,
+        )
+        return data.load_split(split)
+
+    for split in ("val", "test"):
+        same(load(split, known=["hat", "beard"]).labels, [[0, 1], [1, NAN]])
+    assert load("val", known=None).classes == ("beard", "hat", "scar")
+    with pytest.raises(
+        UserError, match=r"val\.csv: has no column 'hats' .*did you mean hat\. Every list .* data\.classes"
+    ):
+        load("val", known=["hats"])
+    with pytest.raises(UserError, match=r"list of attributes not found: .*train\.csv"):
+        load("train", known=["hat", "beard"])
+    # Once the training list is there, it is compared: nobody is measured on what was trained on.
+    (tmp_path / "train.csv").write_text("file,hat,beard\na.jpg,1,0\nd.jpg,1,0\n")
+    with pytest.raises(UserError, match="1 pictures are in both splits 'train' and 'val', the first is d.jpg"):
+        load("val", known=["hat", "beard"])

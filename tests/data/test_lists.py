@@ -101,7 +101,7 @@ def test_the_folder_of_the_pictures(tmp_path):
         ('file,label\n"a.jpg,0\n', "line 2 is not CSV"),
         (
             "file,label\na.jpg,0\nb.jpg,1\na.jpg,0\n",
-            "line 4 lists 'a.jpg' again, in line 2; expected every picture once",
+            "line 4 lists 'a.jpg' again, first in line 2; expected every picture once",
         ),
         ("file,label,split\na.jpg,0,train\na.jpg,0,val\n", "line 3 .*in line 2 for the split 'train', here for 'val'"),
         ("file,label\na.jpg,0\nb.jpg,-2\n", "line 3 has the label -2; expected 0 to 0"),
@@ -109,7 +109,7 @@ def test_the_folder_of_the_pictures(tmp_path):
         ("file,label,xmin,ymin,xmax,ymax\na.jpg,0,1,2,x,4\n", "line 2 has the box .*'x'.*expected four numbers"),
         ("file,label,xmin,ymin,xmax,ymax\na.jpg,0,1,2,1,4\n", "line 2 has the box .*expected xmin < xmax"),
         ("file,label,xmin,ymin,xmax,ymax\na.jpg,0,1,2,nan,4\n", "line 2 has the box"),
-        ("file,label\n", "there is no picture"),
+        ("file,label\n", "names no picture below its first line, a header"),
         ("", "has no column 'file'"),
     ],
 )

@@ -100,8 +100,11 @@ def test_reads_a_list(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("first,second\n", "has no column 'same' in its first line, a header. Expected first, second, same"),
-        ("first,second,same\n", "has no pair"),
+        (
+            "first,second\n",
+            "has no column 'same' in its first line, a header. Its columns: first, second. Expected first, second, s",
+        ),
+        ("first,second,same\n", "names no pair below its first line"),
         ("first,second,same\n0.jpg,1.jpg,1\n0.jpg,9.jpg,1\n", "line 3 names '9.jpg', which is no picture of the split"),
         ("first,second,same\n0.jpg,0.jpg,1\n", "line 2 pairs '0.jpg' with itself"),
         ("first,second,same\n0.jpg,1.jpg,maybe\n", "line 2 has 'maybe' for same; expected 1 or 0"),

@@ -62,7 +62,7 @@ def test_places_without_pictures(shared_data):
         (["file,lat,lon", "a,48,"], "line 2 has the place ['48', '']; expected two numbers, in degrees with a decimal"),
         (["file,lat,lon", "a,nan,2"], "line 2 has the latitude 'nan'; expected -90 to 90"),
         (["file,lat,lon", "a,48"], "line 2 has 2 cells, expected 3"),
-        (["file,lat,lon", "a,1,2", "a,1,3"], "line 3 lists 'a' again, first in line 2; expected it once"),
+        (["file,lat,lon", "a,1,2", "a,1,3"], "line 3 lists 'a' again, first in line 2; expected every picture once"),
         (["file,lat,lon", ",1,2"], "line 2 names the picture ''"),
         (["file,lat,lon"], "names no place below its first line"),
         (["file,latitude,lon", "a,1,2"], "has no column 'lat' in its first line, a header. Its columns: file"),

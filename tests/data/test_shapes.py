@@ -117,6 +117,10 @@ def test_unwritable_place_and_senseless_numbers(tmp_path: Path):
         make_shapes(tmp_path / "file" / "shapes", **SMALL)
     with pytest.raises(UserError, match="data.train_count"):
         make_shapes(tmp_path / "none", **{**SMALL, "train_images": 0})
+    for wrong in ({"val_images": 0}, {"image_size": 31}, {"seed": -1}):
+        with pytest.raises(UserError, match=r"cannot draw .* from seed .* \(data\.seed\)"):
+            make_shapes(tmp_path / "none", **SMALL | wrong)
+    assert not (tmp_path / "none").exists()
 
 
 def test_boxes_are_the_extent_of_visible_pixels(monkeypatch):

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from mnvision.annotations import LabelledPictures, PairedPictures, Pairs
-from mnvision.metrics.embeddings import IDENTIFICATION_NUMBERS, VERIFICATION_NUMBERS, EmbeddingMetric
+from mnvision.metrics import identification
+from mnvision.metrics.embeddings import IDENTIFICATION_NUMBERS, EmbeddingMetric
 from mnvision.metrics.identification import identify
+from mnvision.metrics.verification import VERIFICATION_NUMBERS
 from mnvision.types import Labels, UserError
 
 
@@ -29,8 +31,9 @@ def split(labels, pairs=None):
     return PairedPictures(names(len(labels)), labels, classes, pairs=pairs)
 
 
-def fed(truth, embeddings, *, batch=3, **options):
-    metric = EmbeddingMetric(truth, **options)
+def fed(truth, embeddings, *, batch=3, threshold_from=None):
+    metric = EmbeddingMetric(truth)
+    metric.threshold_from = threshold_from
     for start in range(0, len(embeddings), batch):
         ids = torch.arange(start, min(start + batch, len(embeddings)))
         rows = torch.as_tensor(embeddings[start : start + batch], dtype=torch.float32)
@@ -92,6 +95,29 @@ def test_identification_by_hand():
     assert found.rank1 == pytest.approx(3 / 5)
     precisions = [(1 + 2 / 4) / 2, (1 + 2 / 4) / 2, (1 / 3 + 2 / 4) / 2, 1, 1 / 2]
     assert found.mean_average_precision == pytest.approx(np.mean(precisions))
+
+
+@pytest.mark.parametrize("ranks", [2, 5, 100])
+def test_processes_share_the_queries(monkeypatch, ranks):
+    """Each looks for about as many, and all together give the numbers of one."""
+    labels, vectors = random_problem(1)
+    vectors = vectors.astype(np.float32)
+    parts, alone = [], identify(vectors, labels)
+
+    def gather(shard):
+        parts.append(shard)
+        return shard if len(parts[-1][0]) else (np.ones(1), np.ones(1))
+
+    monkeypatch.setattr(identification, "gather_columns", gather)
+    for rank in range(ranks):
+        monkeypatch.setattr(identification, "rank_and_size", lambda rank=rank: (rank, ranks))
+        assert identify(vectors, labels).queries == alone.queries
+    sizes = [len(nearest) for nearest, _ in parts]
+    assert sum(sizes) == alone.queries
+    assert max(sizes) - min(sizes) <= 1
+    nearest, precisions = (np.concatenate(column) for column in zip(*parts, strict=True))
+    assert nearest.mean() == pytest.approx(alone.rank1)
+    assert precisions.mean() == pytest.approx(alone.mean_average_precision)
 
 
 def test_a_network_that_says_one_thing_finds_nothing():
@@ -180,6 +206,14 @@ def test_one_fold_is_cut_in_order_or_judged_from_elsewhere():
     distances = alone.judged().distances
     assert found["accuracy"] == pytest.approx(((distances < 0.27) == alone.judged().same).mean())
     assert (found["accuracy_std"], found["accuracy_se"]) == (0, 0)
+    # Of the circle's different pairs, at 1, 1 and 4, none is nearer than 1, and two of three are at 1.001: FAR 1e-3 is
+    # reached at 1 + 0.001 * 1e-3 / (2 / 3) or hardly more.
+    same = alone.judged().same
+    assert found["val_at_far_1e-3"] == pytest.approx((distances[same] < 1.0000015).mean())
+    assert found["val_at_far_1e-3_measured_far"] == pytest.approx((distances[~same] < 1.0000015).mean())
+    assert alone.one_fold
+    assert not cut.one_fold
+    assert not fed(split(labels), vectors).one_fold
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 0.0])
