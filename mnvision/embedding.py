@@ -156,10 +156,13 @@ def _neighbours(metric: EmbeddingMetric, dataset: ClassDataset, *, count: int) -
     ids, embeddings = metric.embeddings()
     usable = np.flatnonzero(np.isfinite(embeddings).all(axis=1))
     ids, embeddings = ids[usable], embeddings[usable]
-    rows = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    labels = metric.truth.labels[ids]
+    known, counts = np.unique(labels[labels >= 0], return_counts=True)
+    several = np.flatnonzero(np.isin(labels, known[counts > 1]))  # there is something to find for these
+    queries = several if len(several) else np.arange(len(ids))
+    rows = queries[np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).round().astype(int))]
     if not len(rows):
         return None
-    labels = metric.truth.labels[ids]
     cosines, places = nearest(embeddings, embeddings[rows], count=NEIGHBOURS + 1)
     images: list[np.ndarray] = []
     texts = []
