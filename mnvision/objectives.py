@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.timm_adapter import TimmClassifier
 from mnvision.backbones.weights import read_tensors, read_weights
@@ -181,7 +179,8 @@ def build_objective(
             use_labels=task["use_labels"],
         )
     if isinstance(model, Geolocator):
-        return _place_objective(task, model, data=data)
+        scale = task["soft_labels_km"]
+        return None if scale is None else PlaceObjective(model, scale=scale)
     hard = ClassObjective(
         model,
         smoothing=task["label_smoothing"],
@@ -203,14 +202,6 @@ def build_objective(
     if task["cache_teacher"]:
         objective.outputs = _kept_outputs(cfg, objective, teacher, data)
     return objective
-
-
-def _place_objective(task: Mapping[str, Any], model: Geolocator, *, data: Any) -> PlaceObjective | None:
-    """The soft labels of ``task=geolocate``; None where the labels are hard."""
-    if task["soft_labels_km"] is None:
-        return None
-    coordinates = torch.from_numpy(data.load_split("train").coordinates).float()
-    return PlaceObjective(model, coordinates=coordinates, scale=task["soft_labels_km"])
 
 
 def _kept_outputs(cfg: Config, objective: Distillation, teacher: Teacher, data: ClassDataModule) -> TeacherCache:
