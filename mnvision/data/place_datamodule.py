@@ -197,7 +197,7 @@ class PlaceCollate(ClassCollate):
         """The batch of some items."""
         batch = super().__call__(items)
         assert isinstance(batch.targets, Labels)
-        batch.targets.places = torch.from_numpy(self.coordinates[batch.targets.image_ids]).float()
+        batch.targets.places = torch.from_numpy(self.coordinates[batch.targets.image_ids.numpy()]).float()
         return batch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -188,4 +189,5 @@ def _remember(places: np.ndarray, file: Path) -> None:
         part.replace(file)
     except OSError as error:  # reading again costs time alone
         log.warning("cannot remember places in %s: %s", file, error.strerror or error)
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
