@@ -188,6 +188,7 @@ def test_batches_bring_cells_and_places(shards):
             some = numbers([batch])
             places = np.array([truth[number] for number in some])
             np.testing.assert_allclose(batch.targets.places, places, rtol=1e-6)
+            assert batch.targets.to("cpu").rows(slice(1)).places.tolist() == batch.targets.places[:1].tolist()
             assert batch.targets.labels.tolist() == find_cells(leaf_cells(places), data.cells).tolist()
             seen += some
         assert len(set(seen)) == len(seen) == count
@@ -330,7 +331,8 @@ def test_a_sample_without_a_picture_makes_no_cell(shards):
 def test_a_shard_that_ends_too_early(shards, caplog):
     path = shards / "shards/train-000001.tar"
     whole = path.read_bytes()
-    path.write_bytes(whole[: 4 * 2048 + 600])  # samples of 512 + 512 and 512 + 512 bytes: four, and a piece of the next
+    cut = 4 * 2048 + 1024 + 600  # four samples of 512 + 512 and 512 + 512 bytes, a json, and a piece of its picture
+    path.write_bytes(whole[:cut])
     with pytest.raises(UserError, match=r"train-000001\.tar has .* bytes that index\.json beside it says"):
         streamed(shards).setup()
     data = streamed(shards, bad_images="skip", batch_size=1)
@@ -340,12 +342,8 @@ def test_a_shard_that_ends_too_early(shards, caplog):
     stream = data.train_dataloader().dataset
     assert len({key for _, _, key in stream}) == TRAIN - 2
     assert stream.report()["truncated"] == 2
-    status = path.stat()
-    path.write_bytes(whole)  # what was lost was not remembered, even where the file looks the same
+    path.write_bytes(whole)
     assert len(streamed(shards)._learnt[0]) == TRAIN
-    path.write_bytes(whole[: 4 * 2048 + 600])
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert len(streamed(shards, bad_images="skip")._learnt[0]) == TRAIN - 2
     val = shards / "shards/val-000000.tar"
     val.write_bytes(val.read_bytes()[:2048])
     with pytest.raises(UserError, match=r"val-000000\.tar: .*measuring needs whole shards"):
@@ -457,6 +455,17 @@ def test_shards_behind_urls(server, shards):
     server.asked.clear()
     behind(server, shards).setup()
     assert {one.name for one in server.asked} == {INDEX}  # the places are remembered
+
+
+def test_what_could_not_be_had_is_not_remembered(server, shards, caplog):
+    path = shards / "shards/train-000003.tar"
+    path.rename(shards / "away.tar")
+    assert len(behind(server, shards, bad_images="skip")._learnt[0]) == TRAIN - 6
+    assert "6 samples of shards skipped: 6 in shards that cannot be had" in caplog.text
+    with pytest.raises(UserError, match=r"train-000003\.tar: .*HTTP 404.*Repair it, or data\.bad_images=skip"):
+        _ = behind(server, shards)._learnt
+    (shards / "away.tar").rename(path)
+    assert len(behind(server, shards)._learnt[0]) == TRAIN
 
 
 def test_an_evaluation_does_not_fetch_shards_for_the_constant_answers(server, shards, caplog):
