@@ -22,6 +22,7 @@ from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
 from mnvision.data.identity_datamodule import IdentityDataModule
 from mnvision.data.place_datamodule import PlaceDataModule
+from mnvision.data.place_shard_datamodule import PlaceShardDataModule
 from mnvision.data.shard_datamodule import ShardDataModule
 from mnvision.errors import UserError, did_you_mean
 from mnvision.hardware import choose_precision, count_processes, keep_freed_memory
@@ -44,6 +45,7 @@ CLASS_DATA: dict[str, type[ClassDataModule]] = {
     **dict.fromkeys(ATTRIBUTES, AttributeDataModule),
     **dict.fromkeys(IDENTITIES, IdentityDataModule),
     **dict.fromkeys(PLACED, PlaceDataModule),
+    "place_shards": PlaceShardDataModule,
 }
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mnvision.backbones.folding import fold_batchnorm
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.timm_adapter import TimmClassifier
@@ -185,7 +183,8 @@ def build_objective(
             use_labels=task["use_labels"],
         )
     if isinstance(model, Geolocator):
-        return _place_objective(task, model, data=data)
+        scale = task["soft_labels_km"]
+        return None if scale is None else PlaceObjective(model, scale=scale)
     hard = ClassObjective(
         model,
         smoothing=task["label_smoothing"],
@@ -219,14 +218,6 @@ def _warn_of_views(teacher: Preprocessing, student: Preprocessing) -> None:
                 "worse for it. See %s",
                 *(name, used_to, name, shown, key),
             )
-
-
-def _place_objective(task: Mapping[str, Any], model: Geolocator, *, data: Any) -> PlaceObjective | None:
-    """The soft labels of ``task=geolocate``; None where the labels are hard."""
-    if task["soft_labels_km"] is None:
-        return None
-    coordinates = torch.from_numpy(data.load_split("train").coordinates).float()
-    return PlaceObjective(model, coordinates=coordinates, scale=task["soft_labels_km"])
 
 
 def _kept_outputs(cfg: Config, objective: Distillation, teacher: Teacher, data: ClassDataModule) -> TeacherCache:

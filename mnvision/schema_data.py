@@ -164,8 +164,8 @@ class Cifar(Labelled):
 
 
 @dataclasses.dataclass
-class Shards(Labelled):
-    """Keys of ``data`` where its name is ``shards``."""
+class Streamed(Labelled):
+    """Keys of ``data`` where its pictures are in tar shards."""
 
     train: FilePath | list[str]
     val: FilePath | list[str]
@@ -173,8 +173,14 @@ class Shards(Labelled):
     shuffle: Natural
     resample: bool
     epoch_length: Count | None
-    label_from: Annotated[str, "a regular expression"] | None
     keep_shards: bool
+
+
+@dataclasses.dataclass
+class Shards(Streamed):
+    """Keys of ``data`` where its name is ``shards``."""
+
+    label_from: Annotated[str, "a regular expression"] | None
 
 
 @dataclasses.dataclass
@@ -260,6 +266,14 @@ class PlaceList(Lists, Labelled):
     longitude_column: Annotated[str, "the name of a column"]
 
 
+@dataclasses.dataclass
+class PlaceShards(Streamed):
+    """Keys of ``data`` where its name is ``place_shards``."""
+
+    latitude_key: Annotated[str, "the name of a field"]
+    longitude_key: Annotated[str, "the name of a field"]
+
+
 BOXES: dict[str, type] = {"shapes": Shapes, "coco": Coco, "voc": Voc}
 LABELLED: dict[str, type] = {
     "shape_crops": ShapeCrops,
@@ -278,7 +292,7 @@ ATTRIBUTES: dict[str, type] = {
     "attribute_list": AttributeList,
     "utkface": Pictures,
 }
-PLACED: dict[str, type] = {"drawn_places": DrawnPlaces, "place_list": PlaceList}
+PLACED: dict[str, type] = {"drawn_places": DrawnPlaces, "place_list": PlaceList, "place_shards": PlaceShards}
 DATA = {**BOXES, **LABELLED, **IDENTITIES, **ATTRIBUTES, **PLACED}
 # What the data have to be for each task.
 DATA_OF_TASK = {

@@ -7,8 +7,10 @@ import logging
 from typing import Any
 
 from mnvision import build
-from mnvision.annotations import LabelledPictures, PlacedPictures
+from mnvision.annotations import LabelledPictures
 from mnvision.data.datamodule import DetectionDataModule
+from mnvision.data.place_datamodule import PlaceDataModule
+from mnvision.data.shard_datamodule import ShardDataModule
 from mnvision.data.shard_items import shards_from
 from mnvision.errors import UserError
 
@@ -23,14 +25,15 @@ def write_shards(cfg: dict[str, Any]) -> dict[str, int]:
     """
     data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
     data.prepare_data()
-    pictures = data.load_split(cfg["split"])
+    # The cells of places follow from a training's own wishes: they are not written.
+    pictures = data.listed(cfg["split"]) if isinstance(data, PlaceDataModule) else data.load_split(cfg["split"])
     if not isinstance(pictures, LabelledPictures) or isinstance(data, DetectionDataModule):
-        raise UserError(f"data={cfg['data']['name']}: its pictures have boxes to be found; shards hold one class each")
+        raise UserError(
+            f"data={cfg['data']['name']}: its pictures have boxes to be found; shards hold a class or a place each"
+        )
     if pictures.labels.ndim > 1:
-        raise UserError(f"data={data.format}: its pictures have attributes; shards hold one class each")
-    if isinstance(pictures, PlacedPictures):
-        raise UserError(f"data={cfg['data']['name']}: shards hold a class for each picture, and no places yet")
-    if data.margin is not None or data.format == "shards":
+        raise UserError(f"data={data.format}: its pictures have attributes; shards hold a class or a place each")
+    if data.margin is not None or isinstance(data, ShardDataModule):
         raise UserError(
             f"data={data.format}: shards hold whole pictures from files; give data of such, and no data.crop_to_box"
         )

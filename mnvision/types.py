@@ -130,12 +130,14 @@ class Labels:
         image_ids: int64 [B], the place of each picture in its split; -1 where it has none, as in a stream.
         others: int64 [B], the class of the picture that was mixed into each one; None where nothing was mixed.
         shares: float32 [B], what is left of the picture itself where another one was mixed in, 0..1; None likewise.
+        places: float32 [B, 2], where each picture was taken, latitude and longitude in degrees; None for other tasks.
     """
 
     labels: Tensor
     image_ids: Tensor
     others: Tensor | None = None
     shares: Tensor | None = None
+    places: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Labels:
         """Copy to a device; Lightning calls this when it moves a batch."""
@@ -150,8 +152,8 @@ class Labels:
         return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Labels:
-        others, shares = (None if tensor is None else change(tensor) for tensor in (self.others, self.shares))
-        return Labels(change(self.labels), change(self.image_ids), others, shares)
+        further = (None if tensor is None else change(tensor) for tensor in (self.others, self.shares, self.places))
+        return Labels(change(self.labels), change(self.image_ids), *further)
 
 
 @dataclass

@@ -223,5 +223,5 @@ def test_what_does_not_suit_is_refused(trained, root, tmp_path):
         train(tmp_path / "x", root, "task.use_labels=false")
     assert not (tmp_path / "x").exists()
     shards = configure("shards", "task=attributes", *TINY[:3], root, f"output_dir={tmp_path / 'shards'}")
-    with pytest.raises(UserError, match="shards hold one class each"):
+    with pytest.raises(UserError, match="shards hold a class or a place each"):
         sharding.write_shards(shards)

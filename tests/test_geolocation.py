@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnvision import load_model, predicting, run
+from mnvision import load_model, predicting, run, sharding
 from mnvision.errors import UserError
 from mnvision.geolocation import degrees
 from mnvision.models.place_objective import PlaceObjective
@@ -168,9 +168,84 @@ def test_the_map_of_answers_counts_the_pictures_of_each_distance():
     assert len(figure.axes[0].collections[0].get_segments()) == 2  # none across the edge of the map, none to nowhere
 
 
-def test_shards_cannot_hold_places_yet(root, tmp_path):
-    from mnvision import sharding
+# Shards
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MNVISION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shards(root, tmp_path_factory) -> Path:
+    """The drawn places as shards of 30."""
+    folder = tmp_path_factory.mktemp("shards")
     words = ("task=geolocate", root, "data.train_count=200", "data.val_count=24", "data.canvas=32")
-    with pytest.raises(UserError, match="data=drawn_places: shards hold a class for each picture, and no places yet"):
-        sharding.write_shards(configure("shards", *words, f"output_dir={tmp_path}"))
+    for split, count in (("train", 200), ("val", 24)):
+        cfg = configure("shards", *words, f"split={split}", f"output_dir={folder}", "pictures_per_shard=30")
+        assert sharding.write_shards(cfg) == {"shards": -(-count // 30), "pictures": count}
+    return folder
+
+
+def streaming(shards: Path) -> tuple[str, ...]:
+    words = (*TRAINER, "task=geolocate", "backbone.alpha=0.25", "task.image_size=32", "optimizer.lr=0.003")
+    words += ("task.soft_labels_km=75", "trainer.max_epochs=2", "trainer.pictures=2")
+    return (*words, "data=place_shards", f"data.root={shards}", "data.batch_size=16", "data.augment=none")
+
+
+@pytest.fixture(scope="module")
+def of_shards(shards, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("of_shards")
+    run.train(configure("train", *streaming(shards), "data.num_workers=2", f"output_dir={folder}"))
+    return folder
+
+
+def test_training_from_shards(trained, of_shards, root, tmp_path):
+    """The cells of the list, and the same numbers for the same weights on shards and list."""
+    numbers = json.loads((of_shards / "metrics.json").read_text())
+    listed = json.loads((trained / "metrics.json").read_text())
+    one, other = (load_model(folder / "checkpoints" / "best.ckpt") for folder in (of_shards, trained))
+    assert one.spec.classes == other.spec.classes
+    torch.testing.assert_close(one.places, other.places)
+    constants = [name for name in numbers if "constant" in name]
+    assert len(constants) == len(DISTANCES)
+    assert [numbers[name] for name in constants] == [listed[name] for name in constants]
+    rows = json.loads((of_shards / "predictions.json").read_text())
+    assert len(rows) == 24
+    assert rows[0]["file"].startswith("val-000000.tar/")
+    assert len(list((of_shards / "pictures").iterdir())) == 2
+    ckpt = f"ckpt={of_shards}/checkpoints/best.ckpt"
+    again = run.evaluate(configure("eval", *TRAINER, ckpt, f"output_dir={tmp_path / 'shards'}"))
+    assert again == numbers
+    words = ("task=geolocate", "data=drawn_places", root, "data.train_count=200", "data.val_count=24", "data.canvas=32")
+    on_list = run.evaluate(configure("eval", *TRAINER, ckpt, *words, f"output_dir={tmp_path / 'list'}"))
+    assert on_list == pytest.approx(numbers, abs=1e-6)
+    train = run.evaluate(configure("eval", *TRAINER, ckpt, "split=train", f"output_dir={tmp_path / 'train'}"))
+    assert train["train/median_km"] > 0
+
+
+def test_prediction_by_a_model_of_shards(of_shards, root, tmp_path):
+    photos = next(Path(root.split("=")[1]).glob("*/val"))
+    ckpt = f"ckpt={of_shards}/checkpoints/best.ckpt"
+    words = ("trainer.accelerator=cpu", ckpt, f"source={photos}", f"output_dir={tmp_path / 'out'}")
+    entries = predicting.predict(configure("predict", *words))
+    assert len(entries) == 24
+    rows = json.loads((of_shards / "predictions.json").read_text())
+    measured = {Path(row["file"]).name: row["place"] for row in rows}
+    for entry in entries:
+        assert [entry["lat"], entry["lon"]] == pytest.approx(measured[Path(entry["file"]).stem], abs=1e-3)
+
+
+def test_a_run_on_shards_goes_on_as_if_nothing_had_happened(shards, tmp_path):
+    words = (*streaming(shards), "data.num_workers=0", "trainer.pictures=0", "task.soft_labels_km=null")
+    words += ("scheduler=constant", "scheduler.warmup_epochs=0")  # the one that does not depend on the last epoch
+    run.train(configure("train", *words, f"output_dir={tmp_path / 'whole'}"))
+    run.train(configure("train", *words, "trainer.max_epochs=1", f"output_dir={tmp_path / 'parts'}"))
+    resume = f"resume={tmp_path / 'parts' / 'checkpoints' / 'last.ckpt'}"
+    run.train(configure("train", *TRAINER, resume, "trainer.max_epochs=2"))
+    one, other = (load_model(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    assert one.spec == other.spec
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, msg=name)

@@ -201,6 +201,10 @@ class ClassDataModule(PictureDataModule):
     def _folder(self) -> Path:
         return find_root(self.format, self.root, options=self._options)
 
+    def _collate(self, split: Split, *, training: bool) -> ClassCollate:
+        """What makes batches of a split."""
+        return ClassCollate(self.mixing if training else None)
+
     def _loader(self, split: Split, *, training: bool) -> DataLoader:
         dataset = self.dataset(split, training=training)
         self._datasets.append(dataset)
@@ -216,6 +220,6 @@ class ClassDataModule(PictureDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             seed=self.seed,
-            collate=ClassCollate(self.mixing if training else None),
+            collate=self._collate(split, training=training),
             weights=weights,
         )

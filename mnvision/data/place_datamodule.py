@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mnvision.annotations import PlacedPictures
 from mnvision.data.class_datamodule import ClassDataModule
+from mnvision.data.class_dataset import ClassCollate, Item
 from mnvision.data.drawn_places import LIST
 from mnvision.data.labelled import check_pictures, class_counts, refuse_shared
+from mnvision.data.mixing import Mixing
 from mnvision.data.places import PlaceColumns, read_places
 from mnvision.data.splits import Split, take_split
 from mnvision.errors import UserError
 from mnvision.ops.geo import best_constants, mean_places
 from mnvision.ops.partition import adaptive_cells
 from mnvision.ops.s2 import cell_centers, cell_levels, cell_tokens, find_cells, leaf_cells, read_tokens
+from mnvision.types import Batch, Labels
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,8 @@ class PlaceDataModule(ClassDataModule):
     ``class_table`` name them. A picture outside every cell has the label -1: it has no loss, and its distance counts.
     """
 
+    _checked = "the columns of data.train"  # where a wrong place may come from
+
     def load_split(self, split: Split) -> PlacedPictures:
         """The pictures of a split with their cells, read when first asked for.
 
@@ -47,15 +54,16 @@ class PlaceDataModule(ClassDataModule):
         pictures, leaves = self._read(split)
         labels = find_cells(leaves, self.cells)
         constants = self._constants if split != "train" else None
-        placed = replace(pictures, labels=labels, classes=tuple(cell_tokens(self.cells)), constants=constants)
+        placed = replace(pictures, labels=labels, classes=self.classes, constants=constants)
         log.info("%s: %s", split, describe_placed(placed))
-        if split == "train" and not (labels >= 0).any():
-            raise UserError(
-                f"{self.root} (train): no picture lies in one of the {len(self.cells)} cells. Expected pictures of "
-                "the places to learn; check data.classes and the columns of data.train"
-            )
+        if split == "train":
+            self._refuse_strange(labels)
         self._splits[split] = placed
         return placed
+
+    def listed(self, split: Split) -> PlacedPictures:
+        """The pictures of a split and their places, without cells."""
+        return self._read(split)[0]
 
     @functools.cached_property
     def cells(self) -> np.ndarray:
@@ -67,7 +75,7 @@ class PlaceDataModule(ClassDataModule):
                 return read_tokens(self._classes)
             except UserError as error:
                 raise UserError(f"data.classes: {error}") from error
-        _, leaves = self._read("train")
+        _, leaves = self._learnt
         names = ("max_photos", "min_photos", "min_level", "max_level")
         cells, counts = adaptive_cells(leaves, **{name: self._options[name] for name in names})
         most = self._options["max_photos"]
@@ -78,15 +86,43 @@ class PlaceDataModule(ClassDataModule):
             )
         return cells
 
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The tokens of the K cells."""
+        return tuple(cell_tokens(self.cells))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Training pictures in each cell, int64 [K]."""
+        labels = find_cells(self._learnt[1], self.cells)
+        return np.bincount(labels[labels >= 0], minlength=len(self.cells))
+
     @property
     def task_options(self) -> dict[str, Any]:
         """The place that stands for each cell, as ``task.answer`` says."""
         places = cell_centers(self.cells)
         if self._options["answer"] == "mean":
-            train = self.load_split("train")
-            means = mean_places(train.coordinates, train.labels, count=len(self.cells))
+            coordinates, leaves = self._learnt
+            means = mean_places(coordinates, find_cells(leaves, self.cells), count=len(self.cells))
             places = np.where(np.isnan(means), places, means)
         return {"places": places.tolist()}
+
+    def _collate(self, split: Split, *, training: bool) -> ClassCollate:
+        return PlaceCollate(self.mixing if training else None, coordinates=self.load_split(split).coordinates)
+
+    @property
+    def _learnt(self) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the training pictures, float64 [N, 2], and the finest cells around them, uint64 [N]."""
+        pictures, leaves = self._read("train")
+        return pictures.coordinates, leaves
+
+    def _refuse_strange(self, labels: np.ndarray) -> None:
+        """Refuse training pictures of which none lies in a cell."""
+        if not (labels >= 0).any():
+            raise UserError(
+                f"{self.root} (train): no picture lies in one of the {len(self.cells)} cells. Expected pictures of "
+                f"the places to learn; check data.classes and {self._checked}"
+            )
 
     @functools.cached_property
     def _raw(self) -> dict[Split, tuple[PlacedPictures, np.ndarray]]:
@@ -138,11 +174,31 @@ class PlaceDataModule(ClassDataModule):
     def _constants(self) -> np.ndarray | None:
         """The best constant answers of the training pictures; None where these are not at hand."""
         try:
-            pictures, _ = self._read("train")
+            coordinates, _ = self._learnt
         except UserError as error:
             log.info("no constant answers to compare with: %s", error)
             return None
-        return best_constants(pictures.coordinates)
+        return best_constants(coordinates)
+
+
+class PlaceCollate(ClassCollate):
+    """Makes batches of pictures with the places where they were taken.
+
+    Args:
+        mixing: See `ClassCollate`.
+        coordinates: Those of the split, float64 [I, 2].
+    """
+
+    def __init__(self, mixing: Mixing | None = None, *, coordinates: np.ndarray) -> None:
+        super().__init__(mixing)
+        self.coordinates = coordinates
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        """The batch of some items."""
+        batch = super().__call__(items)
+        assert isinstance(batch.targets, Labels)
+        batch.targets.places = torch.from_numpy(self.coordinates[batch.targets.image_ids.numpy()]).float()
+        return batch
 
 
 def describe_placed(pictures: PlacedPictures) -> str:

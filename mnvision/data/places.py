@@ -12,7 +12,7 @@ from mnvision.data.csv_rows import CsvTable, open_list, picture_names
 from mnvision.data.labelled import encode_names
 from mnvision.errors import line_error
 
-_LIMITS = np.array([90.0, 180.0])  # of latitude and longitude
+LIMITS = np.array([90.0, 180.0])  # of latitude and longitude, in degrees
 
 
 class PlaceColumns(NamedTuple):
@@ -79,13 +79,13 @@ def _coordinates(cells: list[list[str]], *, columns: PlaceColumns, lines: list[i
         raise line_error(
             file, lines[row], f"has the place {cells[row]}; expected two numbers, in degrees with a decimal point"
         ) from None
-    wrong = ~(np.abs(found) <= _LIMITS)  # NaN is wrong, too
+    wrong = ~(np.abs(found) <= LIMITS)  # NaN is wrong, too
     if not wrong.any():
         return found
     row, column = (int(index[0]) for index in np.nonzero(wrong))
     name, limit = (("latitude", 90), ("longitude", 180))[column]
     problem = f"has the {name} {cells[row][column]!r}; expected -{limit} to {limit} degrees"
-    if (np.abs(found[:, ::-1]) <= _LIMITS).all():
+    if (np.abs(found[:, ::-1]) <= LIMITS).all():
         raise line_error(
             file,
             lines[row],

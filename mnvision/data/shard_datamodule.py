@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Sequence
@@ -17,13 +18,12 @@ from mnvision.cache import cache_dir
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.class_dataset import ClassCollate, ClassDataset
 from mnvision.data.classification_transforms import ClassTransform
-from mnvision.data.dataset import BadImages
 from mnvision.data.loaders import Loader, auto_workers, start_worker
-from mnvision.data.shard_files import expand_shards, is_url, open_shard, refuse_cut, with_index
-from mnvision.data.shard_labels import BadSampleError, LabelReader, picture_of
+from mnvision.data.shard_dataset import ShardDataset, list_samples
+from mnvision.data.shard_files import expand_shards, is_url, refuse_cut, with_index
+from mnvision.data.shard_labels import BadSampleError, LabelReader, SampleReader
 from mnvision.data.shards import ShardStream
 from mnvision.data.splits import Split
-from mnvision.data.tar import Sample, ShardError, read_samples
 from mnvision.errors import UserError
 from mnvision.ops.picture import Picture
 from mnvision.ops.processes import rank_and_size
@@ -43,7 +43,9 @@ class ShardDataModule(ClassDataModule):
     - ``keep_shards``: keep the shards of URLs in the cache folder.
     """
 
-    @property
+    _kinds, _instead_of_balanced = "classes", "task.class_weights=balanced"  # words for messages
+
+    @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes: those that were asked for, else those of the shards' index."""
         own = self._own_classes()
@@ -79,29 +81,37 @@ class ShardDataModule(ClassDataModule):
             UserError: If something is asked for that a stream cannot do.
         """
         if self.balanced:
-            raise UserError("data.balanced=true: a stream shows what it holds; give task.class_weights=balanced")
+            raise UserError(f"data.balanced=true: a stream shows what it holds; give {self._instead_of_balanced}")
         # It is right: workers get whole batches each, see `ShardStream`.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         shards, _ = with_index(self._shards("train"))
         counts = [shard.samples for shard in shards]
         known = "an unknown number of" if None in counts else f"{sum(filter(None, counts)):,}"
-        log.info("train: %s pictures in %d shards, %d classes", known, len(shards), len(self.classes))
         if self.bad_images == "error":
             for shard in shards:
                 refuse_cut(shard)
+        log.info("train: %s pictures in %d shards, %d %s", known, len(shards), len(self.classes), self._kinds)
         self.load_split("val")
 
     def load_split(self, split: Split) -> LabelledPictures:
         """The pictures of a split; reads all its shards once."""
         if split not in self._splits:
-            pictures, self._places[split] = list_samples(
-                self._shards(split),
-                classes=self._own_classes(),
-                label_from=self._options["label_from"],
-                cache=self._cache(),
-            )
-            self._keep(split, pictures)
+            (shards, known), names = with_index(self._shards(split)), self.classes
+            if known is not None and known != names:
+                raise UserError(
+                    f"the index of {shards[0].location} has the {len(known)} classes {', '.join(known[:5])}, ..., "
+                    f"expected {', '.join(names[:5])}, ... in this order; write the shards with data.classes=[...]"
+                )
+            listed = list_samples(shards, label_of=self.label_of, cache=self._cache())
+            labels = [-1 if isinstance(label, BadSampleError) else label for label in listed.labels]
+            self._places[split] = listed.places
+            self._keep(split, LabelledPictures(listed.names, np.array(labels, dtype=np.int64), names))
         return self._splits[split]
+
+    @property
+    def label_of(self) -> SampleReader:
+        """What reads the label of a sample."""
+        return LabelReader(classes=self.classes, label_from=self._options["label_from"])
 
     def image_folder(self, split: Split) -> Path:
         """The root."""
@@ -116,7 +126,7 @@ class ShardDataModule(ClassDataModule):
         pictures = self.load_split(split)
         return ShardDataset(
             pictures,
-            shards=self._shards(split),
+            shards=with_index(self._shards(split))[0],
             places=self._places[split],
             cache=self._cache(),
             transform=self.view(training=training),
@@ -132,12 +142,16 @@ class ShardDataModule(ClassDataModule):
             stream,
             batch_size=self.batch_size,
             num_workers=workers,
-            collate_fn=StreamCollate(self.mixing),
+            collate_fn=self._stream_collate(),
             drop_last=len(stream) > self.batch_size,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=start_worker,
         )
+
+    def _stream_collate(self) -> StreamCollate:
+        """What makes batches of the stream."""
+        return StreamCollate(self.mixing)
 
     def _stream(self) -> TrainingStream:
         options, (rank, ranks) = self._options, rank_and_size()
@@ -145,7 +159,7 @@ class ShardDataModule(ClassDataModule):
             self._shards("train"),
             decode=StreamDecode(self.view(training=True)),
             classes=self._own_classes(),
-            label_from=options["label_from"],
+            label_of=self.label_of,
             shuffle=options["shuffle"],
             resample=options["resample"],
             epoch_length=options["epoch_length"],
@@ -207,93 +221,3 @@ class StreamCollate(ClassCollate):
     def __call__(self, samples: Sequence[Any]) -> Batch:
         """The batch of some samples ``((pixels, number), label, key)``."""
         return super().__call__([(pixels, label, -1, number) for (pixels, number), label, _ in samples])
-
-
-class ShardDataset(ClassDataset):
-    """Listed samples of shards, read where they are; fast in the order of the shards, slow in any other.
-
-    Args:
-        pictures: The samples; their file names are ``SHARD/KEY``.
-        shards: Paths or URLs.
-        places: int64 [I, 2]: the shard of each sample, and its place in it.
-        cache: Folder in which shards of URLs are kept; None streams them anew.
-        transform: As of `ClassDataset`, and so the others.
-        bad_images: See there.
-        seed: See there.
-    """
-
-    def __init__(
-        self,
-        pictures: LabelledPictures,
-        *,
-        shards: Sequence[str],
-        places: np.ndarray,
-        cache: Path | None,
-        transform: ClassTransform,
-        bad_images: BadImages,
-        seed: int,
-    ) -> None:
-        super().__init__(pictures, folder=".", transform=transform, bad_images=bad_images, seed=seed)
-        self.shards, self.places, self.cache = with_index(shards)[0], places, cache
-        self._open: tuple[int, Any] | None = None  # the shard that is being read, and its samples to come
-
-    def picture(self, index: int) -> Picture:
-        """A picture, not decoded yet."""
-        shard, place = self.places[index].tolist()
-        try:
-            return Picture.from_bytes(picture_of(self._sample(shard, place)), name=self.name(index))
-        except (BadSampleError, ShardError) as error:
-            raise UserError(f"{self.name(index)}: {error}") from None
-
-    def _sample(self, shard: int, place: int) -> Sample:
-        if self._open is not None and self._open[0] == shard:
-            for sample in self._open[1]:
-                if sample.place == place:
-                    return sample
-                if sample.place > place:
-                    break  # it lies behind
-        samples = read_samples(open_shard(self.shards[shard], cache=self.cache), start=place)
-        self._open = (shard, samples)
-        found = next(samples, None)
-        if found is None:
-            raise ShardError("truncated", "the shard has become shorter since it was listed")
-        return found
-
-
-def list_samples(
-    shards: Sequence[str], *, classes: Sequence[str] | None, label_from: str | None, cache: Path | None = None
-) -> tuple[LabelledPictures, np.ndarray]:
-    """Read shards once for the labels of their samples; those without a right label get -1.
-
-    Returns:
-        The samples, and int64 [I, 2]: the shard of each and its place in it.
-
-    Raises:
-        UserError: Nothing names the classes, the index has others, a shard cannot be read, or there is no sample.
-    """
-    opened, known = with_index(shards)
-    if classes is not None and known is not None and tuple(classes) != known:
-        raise UserError(
-            f"the index of {shards[0]} has the {len(known)} classes {', '.join(known[:5])}, ..., expected "
-            f"{', '.join(classes[:5])}, ... in this order; write the shards with data.classes=[...]"
-        )
-    names = tuple(classes) if classes is not None else known
-    if names is None:
-        raise UserError(f"{shards[0]}: nothing says how the classes are called; give data.classes=[...]")
-    label_of = LabelReader(classes=names, label_from=label_from)
-    keys, labels, places = [], [], []
-    for number, shard in enumerate(opened):
-        try:
-            for sample in read_samples(open_shard(shard, cache=cache)):
-                try:
-                    labels.append(label_of(sample))
-                except BadSampleError:
-                    labels.append(-1)
-                keys.append(f"{Path(shard.location).name}/{sample.key}".encode())
-                places.append((number, sample.place))
-        except ShardError as error:
-            raise UserError(f"{shard.location}: {error}; measuring needs whole shards: write it again") from None
-    if not keys:
-        raise UserError(f"{shards[0]}: there is no sample in the shards")
-    pictures = LabelledPictures(np.array(keys), np.array(labels, dtype=np.int64), names)
-    return pictures, np.array(places, dtype=np.int64)

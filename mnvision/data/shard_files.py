@@ -76,7 +76,7 @@ def expand_shards(shards: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 
 
 def with_index(locations: Sequence[str]) -> tuple[list[Shard], tuple[str, ...] | None]:
-    """The shards with what the ``index.json`` beside them says, and its classes.
+    """The shards with what the ``index.json`` beside them says, and its classes, if it has any.
 
     Returns:
         The shards, without numbers where there is no index or it does not list them; and the class names, or None.
@@ -125,15 +125,16 @@ def refuse_cut(shard: Shard) -> None:
     )
 
 
-def parse_index(text: str, *, where: str) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
-    """The classes and, by the shards' names, the entries of an ``index.json``.
+def parse_index(text: str, *, where: str) -> tuple[tuple[str, ...] | None, dict[str, dict[str, Any]]]:
+    """The classes, if it has any, and, by the shards' names, the entries of an ``index.json``.
 
     Raises:
         UserError: It is not what `write_shards` writes.
     """
     try:
         index = json.loads(text)
-        classes = tuple(str(name) for name in index["classes"])
+        names = index["classes"]  # null where the pictures have places
+        classes = None if names is None else tuple(str(name) for name in names)
         entries = {
             str(entry["name"]): {
                 "name": str(entry["name"]),

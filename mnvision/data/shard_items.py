@@ -1,4 +1,4 @@
-"""The pictures of a classification split as the samples of tar shards."""
+"""The pictures of a split with classes or places as the samples of tar shards."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from mnvision.annotations import LabelledPictures
+from mnvision.annotations import LabelledPictures, PlacedPictures
 from mnvision.data.dataset import BadImages
 from mnvision.data.shard_writer import ShardItem, suffix_of, write_shards
 from mnvision.errors import UserError
@@ -32,10 +32,11 @@ def shards_from(
     seed: int | None = 0,
     bad_images: BadImages = "error",
 ) -> Path:
-    """Write a classification split as shards; pictures whose class nobody knows are left out.
+    """Write a split as shards; pictures whose class nobody knows are left out.
 
     The key of a picture is its file name up to the last dot, with other dots as ``_``; where two meet, the later one
-    gets its place in the split appended. Boxes go into ``KEY.json`` as ``{"box": [x1, y1, x2, y2]}``.
+    gets its place in the split appended. Boxes go into ``KEY.json`` as ``{"box": [x1, y1, x2, y2]}``. Pictures with
+    places have no class: their ``KEY.json`` is ``{"lat": LATITUDE, "lon": LONGITUDE}`` in degrees, see `PlaceReader`.
 
     Args:
         pictures: The split.
@@ -57,7 +58,8 @@ def shards_from(
         raise UserError(f"bad_images is {bad_images!r}. Expected one of {', '.join(get_args(BadImages))}")
     if image_folder is None and pictures.pixels is None:
         raise UserError("image_folder is None, but the split holds no pixels. Expected the folder of its pictures")
-    rows = np.flatnonzero(pictures.labels >= 0)
+    placed = isinstance(pictures, PlacedPictures)
+    rows = np.flatnonzero((pictures.labels >= 0) | placed)
     if len(rows) < len(pictures):
         log.warning("%d of %d pictures left out: their class is not known", len(pictures) - len(rows), len(pictures))
     if seed is not None:
@@ -66,7 +68,7 @@ def shards_from(
     return write_shards(
         items,
         folder,
-        classes=pictures.classes,
+        classes=None if placed else pictures.classes,
         name=name,
         pictures_per_shard=pictures_per_shard,
         max_bytes=max_bytes,
@@ -92,11 +94,17 @@ def _items(pictures: LabelledPictures, rows: list[int], *, folder: Path, skip: b
         key = _key(file_name)
         key = f"{key}-{row}" if key in used else key
         used.add(key)
-        box = [] if pictures.boxes is None else pictures.boxes[row].tolist()
-        extra = {"box": box} if box and not any(map(math.isnan, box)) else None
-        yield ShardItem(key, picture, int(pictures.labels[row]), extra)
+        yield ShardItem(key, picture, *_known(pictures, row))
     if bad:
         log.warning("%d of %d pictures left out: missing, or no pictures", bad, len(rows))
+
+
+def _known(pictures: LabelledPictures, row: int) -> tuple[int | None, dict[str, Any] | None]:
+    """The class of a picture, and what else is known of it."""
+    if isinstance(pictures, PlacedPictures):
+        return None, dict(zip(("lat", "lon"), pictures.coordinates[row].tolist(), strict=True))
+    box = [] if pictures.boxes is None else pictures.boxes[row].tolist()
+    return int(pictures.labels[row]), {"box": box} if box and not any(map(math.isnan, box)) else None
 
 
 def _key(file_name: str) -> str:

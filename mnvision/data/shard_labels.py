@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import get_worker_info
@@ -22,7 +23,7 @@ KINDS = {
     "damaged": "behind damage in a shard",
     "no_picture": "without a picture",
     "no_label": "without a label",
-    "bad_label": "with a label that is no class",
+    "bad_label": "with a label that cannot be used",
     "unreadable": "with a picture that cannot be decoded",
 }
 _REPEATED = len(KINDS)
@@ -50,8 +51,32 @@ def picture_of(sample: Sample) -> bytes:
     raise BadSampleError("no_picture", f"it holds {', '.join(sample.members)} and no picture")
 
 
+class SampleReader(Protocol):
+    """Reads what is known of a sample beside its picture."""
+
+    @property
+    def members(self) -> Container[str]:
+        """The members that say it, by what their names end in."""
+
+    @property
+    def expected(self) -> str:
+        """What to look for in shards without it, for a message."""
+
+    def __call__(self, sample: Sample) -> Any:
+        """The label.
+
+        Raises:
+            BadSampleError: There is none, or it cannot be used.
+        """
+
+
+def bad_shard(location: str, reason: object) -> UserError:
+    """What is wrong with a shard or a sample of it where nothing may be lost, to be raised."""
+    return UserError(f"{location}: {reason}. Repair it, or data.bad_images=skip goes on without it")
+
+
 class LabelReader:
-    """The label of a sample: its member ``cls``, or what its key says.
+    """The class of a sample: its member ``cls``, or what its key says.
 
     Args:
         classes: Class names; None where only their number is known.
@@ -59,6 +84,9 @@ class LabelReader:
         label_from: A regular expression that is searched for in the key; its first group is a class name or, where no
             class is called so, the label. None reads the member ``cls``.
     """
+
+    members = ("cls",)
+    expected = "KEY.cls, or data.label_from"
 
     def __init__(self, *, classes: Sequence[str] | None, num_classes: int | None = None, label_from: str | None = None):
         self._label_of = {name: label for label, name in enumerate(classes or ())}

@@ -1,4 +1,4 @@
-"""Writing labelled pictures as tar shards in WebDataset's layout."""
+"""Writing pictures with a class or a place as tar shards in WebDataset's layout."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class ShardItem(NamedTuple):
     Attributes:
         key: Its name, unlike all others; may hold folders (``/``) and no dot.
         picture: The bytes of a picture file, which are kept as they are; or uint8 [H, W, 3] RGB, written as PNG.
-        label: 0..K-1.
+        label: 0..K-1; None writes no ``KEY.cls``.
         extra: What else is known of it, as JSON; None writes no ``KEY.json``.
     """
 
     key: str
     picture: bytes | np.ndarray
-    label: int
+    label: int | None
     extra: Mapping[str, Any] | None = None
 
 
@@ -47,7 +47,7 @@ def write_shards(
     items: Iterable[ShardItem],
     folder: str | Path,
     *,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     name: str = "train",
     pictures_per_shard: int = 10_000,
     max_bytes: int | None = None,
@@ -61,7 +61,7 @@ def write_shards(
     Args:
         items: The samples. Readers shuffle shards and a buffer of samples: give them in a shuffled order.
         folder: Where to; it is made if need be.
-        classes: The K class names.
+        classes: The K class names; None where samples have no label.
         name: What the shards' names begin with.
         pictures_per_shard: The most samples in a shard.
         max_bytes: The largest shard, unless it is a single sample; None for no limit.
@@ -88,7 +88,8 @@ def write_shards(
     if not entries:
         raise UserError(f"there is no sample to write to {folder}. Expected at least one")
     _refuse(folder, [path for path in _shards_of(folder, name) if path.name not in {e["name"] for e in entries}])
-    index = {"classes": list(classes), "shards": sorted(others + entries, key=lambda entry: entry["name"])}
+    names = None if classes is None else list(classes)
+    index = {"classes": names, "shards": sorted(others + entries, key=lambda entry: entry["name"])}
     write_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n", what="the index")
     samples = sum(entry["samples"] for entry in entries)
     log.info("%s: %d samples in %d shards", folder / INDEX, samples, len(entries))
@@ -100,12 +101,14 @@ def suffix_of(data: bytes) -> str | None:
     return next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), None)
 
 
-def _members(item: ShardItem, *, classes: Sequence[str]) -> list[tuple[str, bytes]]:
+def _members(item: ShardItem, *, classes: Sequence[str] | None) -> list[tuple[str, bytes]]:
     """The files of a sample, sorted by name."""
     key, picture, label, extra = item
     if not re.fullmatch(r"(?:[^./\0][^.\0]*/)*[^./\0]+", key) or "//" in key:
         raise UserError(f"a sample cannot be called {key!r}. Expected a relative path without dots")
-    if not 0 <= label < len(classes):
+    if classes is None and label is not None:
+        raise UserError(f"sample {key} has the label {label}. Expected none, as there are no classes")
+    if classes is not None and (label is None or not 0 <= label < len(classes)):
         raise UserError(f"sample {key} has the label {label}. Expected 0 to {len(classes) - 1}, one of the classes")
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -118,14 +121,16 @@ def _members(item: ShardItem, *, classes: Sequence[str]) -> list[tuple[str, byte
         raise UserError(
             f"sample {key} is no picture ({len(data):,} bytes). Expected JPEG, PNG, WebP, BMP, TIFF, PGM or PPM"
         )
-    members = [(f"{key}.{suffix}", data), (f"{key}.cls", str(label).encode())]
+    members = [(f"{key}.{suffix}", data)]
+    if label is not None:
+        members.append((f"{key}.cls", str(label).encode()))
     if extra is not None:
         members.append((f"{key}.json", json.dumps(extra, sort_keys=True, allow_nan=False).encode()))
     return sorted(members)
 
 
 def _grouped(
-    items: Iterable[ShardItem], *, classes: Sequence[str], most: int, max_bytes: int | None
+    items: Iterable[ShardItem], *, classes: Sequence[str] | None, most: int, max_bytes: int | None
 ) -> Iterator[Iterator[list[tuple[str, bytes]]]]:
     """The samples of each shard, as an iterator that has to be used up before the next."""
     used: set[str] = set()
@@ -198,16 +203,15 @@ def _refuse(folder: Path, others: list[Path]) -> None:
         )
 
 
-def _other_entries(folder: Path, *, name: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _other_entries(folder: Path, *, name: str, classes: Sequence[str] | None) -> list[dict[str, Any]]:
     """The entries of other splits in an index that is there already."""
     try:
         text = (folder / INDEX).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return []
     known, entries = parse_index(text, where=str(folder / INDEX))
-    if known != tuple(classes):
-        raise UserError(
-            f"{folder / INDEX} has {len(known)} other classes than these {len(classes)}. Choose another folder"
-        )
+    if known != (None if classes is None else tuple(classes)):
+        counts = [0 if names is None else len(names) for names in (known, classes)]
+        raise UserError(f"{folder / INDEX} has {counts[0]} other classes than these {counts[1]}. Choose another folder")
     ours = {path.name for path in _shards_of(folder, name)}
     return [entry for entry in entries.values() if entry["name"] not in ours]

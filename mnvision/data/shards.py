@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mnvision.data.dataset import BadImages
 from mnvision.data.shard_files import expand_shards, open_shard, with_index
-from mnvision.data.shard_labels import BadSampleError, LabelReader, Losses, picture_of
+from mnvision.data.shard_labels import BadSampleError, LabelReader, Losses, SampleReader, bad_shard, picture_of
 from mnvision.data.shard_plan import Part, epoch_length_of, parts_between, parts_dealt, share_of_worker, shuffled
 from mnvision.data.tar import Sample, ShardError, read_samples
 from mnvision.errors import UserError
@@ -34,7 +34,7 @@ class _Raw(NamedTuple):
     """A sample on its way: its picture still encoded."""
 
     picture: bytes
-    label: int
+    label: Any
     key: str
     part: Part
     place: int
@@ -59,6 +59,7 @@ class ShardStream(IterableDataset):
         classes: Names of the classes; None takes those of the index. An index with others is an error.
         num_classes: Their number, where there are no names.
         label_from: Where the samples have no member ``cls``: a regular expression on the key, see `LabelReader`.
+        label_of: What else reads a sample's label; it then needs neither names nor number of classes.
         shuffle: Encoded samples that a loading process keeps and draws the next one from. 0, for evaluation: the order
             of the shards and their samples.
         resample: Draw shards with replacement, each process for itself, instead of reading each once.
@@ -85,6 +86,7 @@ class ShardStream(IterableDataset):
         classes: Sequence[str] | None = None,
         num_classes: int | None = None,
         label_from: str | None = None,
+        label_of: SampleReader | None = None,
         shuffle: int = 1000,
         resample: bool = False,
         epoch_length: int | None = None,
@@ -111,7 +113,8 @@ class ShardStream(IterableDataset):
         self.decode, self.seed, self.shuffle, self.resample = decode, seed, shuffle, resample
         self.even, self.batch_size, self.rank, self.world_size = even, batch_size, rank, world_size
         self.bad_samples, self.cache = bad_samples, cache
-        self._label = LabelReader(classes=self.classes, num_classes=num_classes, label_from=label_from)
+        own = LabelReader(classes=self.classes, num_classes=num_classes, label_from=label_from)
+        self._label = label_of or own
         counts = [shard.samples for shard in self.shards if shard.samples is not None]
         self._counts = counts if len(counts) == len(self.shards) else None
         self._total = epoch_length_of(epoch_length, counts=self._counts, resample=resample, even=even, ranks=world_size)
@@ -137,7 +140,7 @@ class ShardStream(IterableDataset):
         """Log the samples that were lost since the last report, and return their number by kind (`KINDS`)."""
         return self._losses.report()
 
-    def __iter__(self) -> Iterator[tuple[Any, int, str]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any, str]]:
         return _Reading(self, epoch=int(self._epoch[0])).items()
 
     def _share_of_rank(self) -> tuple[int, int]:
@@ -166,7 +169,7 @@ class _Reading:
         self.good = 0  # samples yielded
         self.failed = 0  # samples since the last one that could be decoded
 
-    def items(self) -> Iterator[tuple[Any, int, str]]:
+    def items(self) -> Iterator[tuple[Any, Any, str]]:
         if self.quota == 0:
             return
         raw = (sample for part in self._parts() for sample in self._read(part))
@@ -177,7 +180,7 @@ class _Reading:
         elif not self.good:
             next(self._substitutes())  # raises if there is nothing to be had anywhere
 
-    def _decoded(self, samples: Iterable[_Raw], *, counting: bool = True) -> Iterator[tuple[Any, int, str]]:
+    def _decoded(self, samples: Iterable[_Raw], *, counting: bool = True) -> Iterator[tuple[Any, Any, str]]:
         """Decode samples until the process has yielded as many as it should."""
         for sample in samples:
             name = zlib.crc32(self.stream.shards[sample.part.shard].name.encode("utf-8", "surrogateescape"))
@@ -193,7 +196,7 @@ class _Reading:
             if self.good == self.quota:
                 return
 
-    def _substitutes(self) -> Iterator[tuple[Any, int, str]]:
+    def _substitutes(self) -> Iterator[tuple[Any, Any, str]]:
         """Samples of any shard in place of those that were lost: one lap at a time, not counted as lost once more."""
         before, shards = self.good, len(self.stream.shards)
         lap = 1_000 + before  # apart from the laps of the epoch, so that a picture is not shown in the same way again
@@ -206,7 +209,8 @@ class _Reading:
         if self.good == before:
             raise UserError(
                 f"none of the {shards} shards ({self.stream.shards[0].location}, ...) holds a sample that can be used:"
-                " see the warnings above. Are the shards right, and do they have labels (KEY.cls, or data.label_from)?"
+                " see the warnings above. Are the shards right, and do they have labels"
+                f" ({self.stream._label.expected})?"
             )
 
     def _parts(self) -> Iterator[Part]:
@@ -283,7 +287,7 @@ class _Reading:
     def _lose(self, kind: str, reason: str, part: Part, *, counting: bool, samples: int = 1) -> None:
         shard = self.stream.shards[part.shard]
         if self.stream.bad_samples == "error":
-            raise UserError(f"{shard.location}: {reason}. Repair it, or data.bad_images=skip goes on without it")
+            raise bad_shard(shard.location, reason)
         if counting:
             self.stream._losses.add(kind, shard=part.shard, name=shard.location, reason=reason, samples=samples)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 Failure = Literal["missing", "truncated", "damaged"]
@@ -69,10 +69,13 @@ class Sample(NamedTuple):
     whole: bool = True
 
 
-def read_samples(file: Readable, *, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Sample]:
+def read_samples(
+    file: Readable, *, start: int = 0, stop: int | None = None, step: int = 1, only: Container[str] | None = None
+) -> Iterator[Sample]:
     """The samples ``start:stop:step`` of a tar; the bytes of others are passed over.
 
-    Members that are no regular file, hidden ones and those without a dot belong to no sample.
+    Members that are no regular file, hidden ones and those without a dot belong to no sample. With ``only``, members
+    that end in anything else are passed over, too: they are there, without their bytes.
 
     Raises:
         ShardError: The tar ends before ``stop`` without its end mark, or is damaged. What could be read was yielded.
@@ -95,7 +98,7 @@ def read_samples(file: Readable, *, start: int = 0, stop: int | None = None, ste
                 if stop is not None and index >= stop:
                     return
                 wanted = index >= start and (index - start) % step == 0
-            if wanted:
+            if wanted and (only is None or suffix in only):
                 data = file.read(size)
                 if len(data) < size:
                     raise ShardError("truncated", f"it ends {size - len(data):,} bytes before {name} is complete")

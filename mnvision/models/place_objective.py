@@ -20,17 +20,12 @@ class PlaceObjective(TrainingObjective[Geolocator, Geolocator]):
 
     Args:
         model: A geolocator.
-        coordinates: float [I, 2], the places of the training pictures; None where their ids say nothing, as in a
-            stream: the place that stands for its cell is then taken for that of a picture.
         scale: In km.
     """
 
-    coordinates: Tensor | None
-
-    def __init__(self, model: Geolocator, *, coordinates: Tensor | None, scale: float) -> None:
+    def __init__(self, model: Geolocator, *, scale: float) -> None:
         super().__init__(model)
         self.scale = scale
-        self.register_buffer("coordinates", coordinates, persistent=False)  # it follows from the data
 
     def forward(self, images: Tensor, targets: Labels) -> dict[str, Tensor]:
         """The losses of a training batch [B, 3, S, S]."""
@@ -45,7 +40,6 @@ class PlaceObjective(TrainingObjective[Geolocator, Geolocator]):
     @torch.no_grad()
     def soft_targets(self, targets: Labels) -> Tensor:
         """The shares of the cells for each picture: float32 [B, K], rows summing to 1."""
-        answers = self.model.places  # [K, 2]
-        true = answers[targets.labels] if self.coordinates is None else self.coordinates[targets.image_ids]
-        distances = haversine_tensor(true[:, None].float(), answers[None])  # [B, K]
+        assert targets.places is not None  # the data of geolocation bring them
+        distances = haversine_tensor(targets.places[:, None], self.model.places[None])  # [B, K]
         return (-distances / self.scale).softmax(-1)

@@ -78,7 +78,7 @@ def best_constants(places: np.ndarray, *, distances: Sequence[float] = DISTANCES
     """For each distance, the one place that most of the places are within: what to beat without looking at pictures.
 
     Best among at most 2,000 of the places themselves, judged on at most 20,000 of them, both drawn by the seed: an
-    approximation from below where there are more.
+    approximation from below where there are more. The order in which they are given does not matter.
 
     Args:
         places: [N, 2], N at least 1; those of the training pictures.
@@ -88,6 +88,7 @@ def best_constants(places: np.ndarray, *, distances: Sequence[float] = DISTANCES
     Returns:
         float64 [D, 2].
     """
+    places = places[np.lexsort(places.T)]
     order = np.random.default_rng(seed).permutation(len(places))
     candidates, judges = places[order[:_CANDIDATES]], places[order[:_JUDGES]]
     vectors = to_vectors(judges).T  # [3, J]

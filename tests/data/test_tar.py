@@ -56,6 +56,14 @@ def test_reads_what_tarfile_reads(tmp_path, style):
     assert list(samples[2].members) == ["left.png"]
 
 
+def test_members_that_are_not_wanted_are_there_without_their_bytes(tmp_path):
+    samples = read(write(tmp_path / "x.tar"), only={"left.png"})
+    assert [s.members.keys() for s in samples] == [s.members.keys() for s in read(tmp_path / "x.tar")]
+    assert {name: data for name, data in names(samples).items() if data} == {
+        name: data for name, data in FILES.items() if name.endswith("left.png")
+    }
+
+
 def test_reads_the_prefix_of_ustar(tmp_path):
     files = {"d" * 100 + "/" + "n" * 80 + ".jpg": b"1"}  # too long for the name field alone
     path = write(tmp_path / "x.tar", files, style=USTAR)

@@ -88,8 +88,9 @@ def test_soft_labels_by_hand():
     """Shares in proportion to exp(-distance / scale), of the distance from the true place."""
     model = geolocator(places=PLACES)
     true = np.array([[48.7, 2.2], [0.0, 0.0], [41.0, -73.0]])
-    objective = PlaceObjective(model, coordinates=torch.from_numpy(true).float(), scale=75.0)
-    targets = Labels(torch.tensor([3, 1]), torch.tensor([2, 0]))  # image ids say which picture
+    objective = PlaceObjective(model, scale=75.0)
+    places = torch.from_numpy(true).float()
+    targets = Labels(torch.tensor([3, 1]), torch.tensor([2, 0]), places=places[[2, 0]])
     found = objective.soft_targets(targets)
     for row, picture in enumerate((2, 0)):
         weights = [math.exp(-float(haversine(true[picture], np.array(place))) / 75) for place in PLACES]
@@ -98,24 +99,17 @@ def test_soft_labels_by_hand():
     logits = torch.tensor([[1.0, 2.0, 0.0, 4.0], [0.5, 0.0, 0.0, 1.0]])
     expected = -(found * logits.log_softmax(-1)).sum(-1)
     assert objective.class_loss(logits, targets) == pytest.approx(expected.mean().item())
-    outside = Labels(torch.tensor([3, -1]), torch.tensor([2, 1]))  # one in no cell has no loss
+    outside = Labels(torch.tensor([3, -1]), torch.tensor([2, 1]), places=places[[2, 1]])  # one in no cell has no loss
     assert objective.class_loss(logits, outside) == pytest.approx(expected[0].item())
-    nothing = Labels(torch.tensor([-1]), torch.tensor([1]))
+    nothing = Labels(torch.tensor([-1]), torch.tensor([1]), places=places[[1]])
     assert objective.class_loss(logits[:1], nothing) == 0
-
-
-def test_soft_labels_of_a_stream_start_from_the_cell():
-    objective = PlaceObjective(geolocator(places=PLACES), coordinates=None, scale=75.0)
-    found = objective.soft_targets(Labels(torch.tensor([0]), torch.tensor([-1])))
-    weights = [math.exp(-float(haversine(np.array(PLACES[0]), np.array(place))) / 75) for place in PLACES]
-    assert found[0].tolist() == pytest.approx([weight / sum(weights) for weight in weights], abs=1e-4)
 
 
 def test_one_batch_is_learnt():
     model = geolocator(places=PLACES).train()
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-    targets = Labels(torch.arange(8) % 4, torch.arange(8))
-    objective = PlaceObjective(model, coordinates=torch.tensor(PLACES).repeat(2, 1), scale=10.0)
+    targets = Labels(torch.arange(8) % 4, torch.arange(8), places=torch.tensor(PLACES).repeat(2, 1))
+    objective = PlaceObjective(model, scale=10.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(30):
         optimizer.zero_grad()

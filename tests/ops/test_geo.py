@@ -63,6 +63,14 @@ def test_the_best_constants_are_those_of_a_slow_search():
     assert haversine(large, np.array([50.0, 100.0])) < 2500
 
 
+def test_the_best_constants_do_not_depend_on_the_order():
+    rng = np.random.default_rng(5)
+    places = rng.uniform((-60, -180), (70, 180), size=(2500, 2))  # more than are tried
+    found = best_constants(places)
+    for _ in range(3):
+        assert best_constants(rng.permutation(places)).tolist() == found.tolist()
+
+
 def test_a_kilometre_is_told_from_more():
     """A town of three and one of two pictures; the first stretches over 1.9 km, 0.95 km on each side of its middle."""
     places = np.array([[0.0, 0.0], [0.0, 0.0085], [0.0, 0.017], [30.0, 30.0], [30.0, 30.001]])
