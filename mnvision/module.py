@@ -178,7 +178,8 @@ class VisionModule(L.LightningModule):
         """Log the means over the epoch and all processes: one exchange at its end, none at a step."""
         values = {"loss": total} | losses
         means = {f"{stage}/{name}": value.detach() for name, value in values.items()}
-        self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+        # Lightning averages the sizes over the processes and would round down the mean of whole numbers.
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=float(batch_size), sync_dist=True)  # type: ignore[arg-type]
 
     def _not_finite(self, batch: Batch, losses: dict[str, Tensor]) -> str:
         """Say which pictures make the loss infinite or NaN."""

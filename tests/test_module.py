@@ -248,6 +248,21 @@ def test_sizes_that_are_too_small_show_at_once():
         VisionModule(create_model("classify", alpha=0.25, num_classes=3, image_size=96), progressive=(1, 0.1))
 
 
+def test_the_loss_of_two_processes_is_the_mean_over_all_known_pictures():
+    """Two known pictures on the one and three on the other."""
+    torch.manual_seed(0)
+    model = create_model("classify", alpha=0.25, num_classes=3, image_size=32).eval()
+    images = batch(size=32, counts=(1,) * 8).images
+    labels = torch.tensor([0, -1, 1, 2, 0, -1, -1, 1])
+    known = model.losses(images[labels >= 0], Labels(labels[labels >= 0], torch.arange(5)))["class_loss"].item()
+    parts = [slice(first, first + 2) for first in range(0, 8, 2)]
+    batches = [Batch(images[rows], Labels(labels[rows], torch.arange(8)[rows])) for rows in parts]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", **quiet)
+    [numbers] = trainer.validate(VisionModule(model), DataLoader(batches, batch_size=None), verbose=False)
+    assert numbers["val/loss"] == pytest.approx(known, rel=1e-5)
+
+
 def test_pictures_without_a_class_do_not_count_in_the_loss():
     torch.manual_seed(0)
     model = create_model("classify", alpha=0.25, num_classes=3, image_size=32).eval()
