@@ -113,7 +113,7 @@ class EpochLines(Callback):
         self._columns = (
             ("loss", 8, "train/loss", ".4f"),
             ("val loss", 9, "val/loss", ".4f"),
-            *((title, 7, name, ".4f") for title, name in columns.items()),
+            *((title, max(7, len(title) + 1), name, ".4f") for title, name in columns.items()),
             ("img/s", 8, "train/images_per_second", ".1f"),
         )
         self._started = self._spoken = 0.0

@@ -109,6 +109,14 @@ def test_without_validation_no_old_numbers_are_shown(fit, caplog):
     ]
 
 
+def test_long_titles_stand_apart(fit, caplog):
+    with caplog.at_level(logging.INFO):
+        fit(Module(), [EpochLines({"mean AP": "val/map", "balanced": "val/map"})], max_epochs=1)
+    titles, line = (" ".join(words) for words in lines(caplog))
+    assert "val loss mean AP balanced img/s" in titles
+    assert len(line.split()) == 8
+
+
 def test_evaluation_alone_prints_no_lines(fit, caplog):
     with caplog.at_level(logging.INFO):
         fit(Module(), progress_callbacks(bar=False, columns=COLUMNS), validate_only=True)
