@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import logging
 import math
@@ -13,8 +12,7 @@ from typing import Any
 import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
 from mnvision.data.attribute_datamodule import AttributeDataModule
@@ -33,7 +31,7 @@ from mnvision.models.preprocessing import resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
 from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS, PARTITION
 from mnvision.schema_data import ATTRIBUTES, BOXES, IDENTITIES, PLACED
-from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint
+from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint, csv_logger
 from mnvision.types import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -265,7 +263,7 @@ def build_trainer(
         # In this order: the last checkpoint knows of the best one of its own epoch.
         extra.append(BestCheckpoint(folder / "checkpoints", monitor=MONITOR[cfg["task"]["name"]], every=check_every))
         extra.append(LastCheckpoint(folder / "checkpoints"))
-        loggers.append(_csv_logger(folder, start=start))
+        loggers.append(csv_logger(folder, start=start))
         if options["tensorboard"]:
             loggers.append(TensorBoardLogger(save_dir=folder, name="tensorboard", version=""))
     # What is frozen for a while, or left out by an objective, gets no gradient.
@@ -292,15 +290,3 @@ def build_trainer(
         num_sanity_val_steps=0,  # the data is checked before training begins
         use_distributed_sampler=False,  # the data module has its own
     )
-
-
-def _csv_logger(folder: Path, *, start: int) -> CSVLogger:
-    """Lightning's logger, which empties ``metrics.csv``: the lines from before ``start`` are put back."""
-    logger = CSVLogger(save_dir=folder, name="", version="")
-    file = folder / "metrics.csv"
-    if start and file.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
-        with file.open(newline="", encoding="utf-8") as lines:
-            earlier = [row for row in csv.DictReader(lines) if int(row["step"]) < start]
-        logger.experiment.metrics.extend(earlier)
-        logger.save()
-    return logger

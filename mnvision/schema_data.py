@@ -73,14 +73,19 @@ class Voc(Boxes):
 
 
 @dataclasses.dataclass
-class Shapes(CocoFiles):
-    """Keys of ``data`` where its name is ``shapes``."""
+class Scenes:
+    """Keys of ``data`` where mnvision makes the pictures."""
 
-    root: FilePath | None  # type: ignore[assignment]
+    root: FilePath | None
     seed: Natural
     train_count: Count
     val_count: Count
     canvas: Pixels
+
+
+@dataclasses.dataclass
+class Shapes(Scenes, CocoFiles):  # type: ignore[misc]
+    """Keys of ``data`` where its name is ``shapes``."""
 
 
 @dataclasses.dataclass
@@ -109,14 +114,8 @@ class Labelled(Pictures):
 
 
 @dataclasses.dataclass
-class ShapeCrops(Labelled):
-    """Keys of ``data`` where its name is ``shape_crops``."""
-
-    root: FilePath | None  # type: ignore[assignment]
-    seed: Natural
-    train_count: Count
-    val_count: Count
-    canvas: Pixels
+class ShapeCrops(Scenes, Labelled):  # type: ignore[misc]
+    """Keys of ``data`` where its name is ``shape_crops`` or ``drawn_places``."""
 
 
 @dataclasses.dataclass
@@ -205,14 +204,19 @@ class Faces(Identities):
 
 
 @dataclasses.dataclass
-class DrawnFaces(Identities):
-    """Keys of ``data`` where its name is ``drawn_faces``."""
+class People:
+    """Keys of ``data`` where mnvision draws faces."""
 
-    root: FilePath | None  # type: ignore[assignment]
+    root: FilePath | None
     seed: Natural
     train_identities: Count
     val_identities: Count
     pictures: Annotated[int, Limits(low=2)]
+
+
+@dataclasses.dataclass
+class DrawnFaces(People, Identities):  # type: ignore[misc]
+    """Keys of ``data`` where its name is ``drawn_faces``."""
 
 
 @dataclasses.dataclass
@@ -235,14 +239,8 @@ class LFW(Identities):
 
 
 @dataclasses.dataclass
-class DrawnAttributes(Pictures):
-    """Keys of ``data`` where its pictures are faces that mnvision draws."""
-
-    root: FilePath | None  # type: ignore[assignment]
-    seed: Natural
-    train_identities: Count
-    val_identities: Count
-    pictures: Annotated[int, Limits(low=2)]
+class DrawnAttributes(People, Pictures):  # type: ignore[misc]
+    """Keys of ``data`` where its name is ``drawn_attributes``."""
 
 
 @dataclasses.dataclass
@@ -251,11 +249,6 @@ class AttributeList(Lists, Pictures):
 
     group_column: Annotated[str, "the name of a column"] | None
     minus_one: Literal["no", "unknown"] | None
-
-
-@dataclasses.dataclass
-class DrawnPlaces(ShapeCrops):
-    """Keys of ``data`` where its name is ``drawn_places``."""
 
 
 @dataclasses.dataclass
@@ -292,7 +285,7 @@ ATTRIBUTES: dict[str, type] = {
     "attribute_list": AttributeList,
     "utkface": Pictures,
 }
-PLACED: dict[str, type] = {"drawn_places": DrawnPlaces, "place_list": PlaceList, "place_shards": PlaceShards}
+PLACED: dict[str, type] = {"drawn_places": ShapeCrops, "place_list": PlaceList, "place_shards": PlaceShards}
 DATA = {**BOXES, **LABELLED, **IDENTITIES, **ATTRIBUTES, **PLACED}
 # What the data have to be for each task.
 DATA_OF_TASK = {

@@ -1,7 +1,8 @@
-"""What happens between the epochs of a training: seeds, stages that are set free, the checkpoints that are kept."""
+"""What happens between the epochs of a training: seeds, stages that are set free, what is kept on disk."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import lightning as L  # noqa: N812
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from mnvision.backbones.base import Backbone
 
@@ -98,3 +101,15 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save."""
         trainer.save_checkpoint(self.path, weights_only=False)  # with the state of the optimizer and of the loops
+
+
+def csv_logger(folder: Path, *, start: int) -> CSVLogger:
+    """Lightning's logger, which empties ``metrics.csv``: the lines from before ``start`` are put back."""
+    logger = CSVLogger(save_dir=folder, name="", version="")
+    file = folder / "metrics.csv"
+    if start and file.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
+        with file.open(newline="", encoding="utf-8") as lines:
+            earlier = [row for row in csv.DictReader(lines) if int(row["step"]) < start]
+        logger.experiment.metrics.extend(earlier)
+        logger.save()
+    return logger

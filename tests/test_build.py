@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from mnvision import build, hardware
+from mnvision import build, hardware, steering
 from mnvision.checkpoint import save_model
 from mnvision.data.loaders import EpochSampler
 from mnvision.errors import UserError
@@ -309,7 +309,7 @@ def test_a_log_goes_on_where_the_checkpoint_was(tmp_path):
     file = tmp_path / "metrics.csv"
     lines = "a,epoch,step\n1.0,0,0\n2.0,0,1\n3.0,1,2\n"
     file.write_text(lines)
-    logger = build._csv_logger(tmp_path, start=2)
+    logger = steering.csv_logger(tmp_path, start=2)
     logger.log_metrics({"a": 4.0, "b": 5.0, "epoch": 1}, step=2)
     logger.save()
     with file.open(newline="") as content:
@@ -319,7 +319,7 @@ def test_a_log_goes_on_where_the_checkpoint_was(tmp_path):
         ("2.0", "", "1"),
         ("4.0", "5.0", "2"),
     ]
-    logger = build._csv_logger(tmp_path, start=0)  # a new run
+    logger = steering.csv_logger(tmp_path, start=0)  # a new run
     logger.log_metrics({"a": 6.0}, step=0)
     logger.save()
     assert file.read_text().split() == ["a,step", "6.0,0"]
