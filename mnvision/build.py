@@ -141,6 +141,7 @@ def build_data(
             preprocessing=preprocessing,
             class_table=class_table,
             seed=cfg["seed"],
+            views=cfg["task"].get("teacher_views"),
             labels_needed=labels_needed,
             options=own,
         )

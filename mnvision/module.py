@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mnvision.backbones.layers import parameters_without_decay
 from mnvision.checkpoint import SECTION, describe_model
 from mnvision.models.base import TaskModel
+from mnvision.models.training_objective import TrainingObjective
 from mnvision.ops.image import fit_batch
 from mnvision.ops.resolution import input_size
 from mnvision.types import Batch, Labels, Targets, UserError
@@ -120,6 +121,11 @@ class VisionModule(L.LightningModule):
         if self.metric is not None:
             sizes = {"original_sizes": batch.targets.original_sizes} if isinstance(batch.targets, Targets) else {}
             self.metric.update(self.model.predict(images, output=output, **sizes), batch.targets)
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the epoch to an objective that wants to know."""
+        if isinstance(self.objective, TrainingObjective):
+            self.objective.begin_epoch(self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting afresh."""

@@ -26,6 +26,7 @@ from mnvision.models.embedder import Embedder
 from mnvision.models.embedding_objective import EmbeddingObjective
 from mnvision.models.geolocator import Geolocator
 from mnvision.models.place_objective import PlaceObjective
+from mnvision.models.teacher_memory import TeacherMemory
 from mnvision.module import Objective
 from mnvision.teacher_cache import TeacherCache, keep_outputs, outputs_file
 from mnvision.types import Preprocessing
@@ -38,15 +39,24 @@ _TEACHER = (
     *("teacher", "teacher_backbone", "teacher_alpha", "teacher_image_size"),
     *("teacher_library", "teacher_classes"),
 )
-_DISTILL = (*_TEACHER, "temperature", "weight", "feature_weight", "embedding_weight", "use_labels", "cache_teacher")
+_DISTILL = (
+    *_TEACHER,
+    "temperature",
+    "weight",
+    "feature_weight",
+    "embedding_weight",
+    "use_labels",
+    "cache_teacher",
+    "teacher_views",
+)
 # What a geolocator's cells are made from: keys that its data take.
 PARTITION = ("max_photos", "min_photos", "min_level", "max_level", "answer")
 # Keys of a task that its training asks for and its network does not know.
 OBJECTIVE_KEYS = {
     "classify": _CLASSIFY,
     "distill": (*_CLASSIFY, *_DISTILL),
-    "embed": ("loss", "scale", "margin", "teacher", "teacher_weight", "relation_weight"),
-    "attributes": ("positive_weights", "teacher", "weight", "use_labels"),
+    "embed": ("loss", "scale", "margin", "teacher", "teacher_weight", "relation_weight", "teacher_views"),
+    "attributes": ("positive_weights", "teacher", "weight", "use_labels", "teacher_views"),
     "geolocate": (*PARTITION, "soft_labels_km"),
 }
 # The task of the network that a task trains, where it has another name.
@@ -60,12 +70,12 @@ def build_teacher(cfg: Config) -> Teacher | Embedder | None:
         UserError: If there is none, it is no such network, or its outputs cannot be kept as the user asks for.
     """
     task = cfg["task"]
+    if task.get("cache_teacher") or task.get("teacher_views"):
+        _check_kept(cfg)
     if task["name"] in ("embed", "attributes") and task["teacher"]:
         return _saved_teacher(task["teacher"], task=task["name"])
     if task["name"] != "distill":
         return None
-    if task["cache_teacher"]:
-        _check_kept(cfg)
     given, backbone = task["teacher"], task["teacher_backbone"]
     if backbone is None:
         return _saved_teacher(given, task="classify")
@@ -87,21 +97,27 @@ def _announced(teacher: TaskModel) -> Any:
 
 
 def _check_kept(cfg: Config) -> None:
-    """Refuse to keep outputs for pictures that are never the same twice."""
-    if cfg["data"]["name"] == "shards":
-        raise UserError("task.cache_teacher: pictures of a stream have no place in it; give task.cache_teacher=false")
+    """Refuse to keep what a teacher says of pictures that are never the same twice."""
     data, task = cfg["data"], cfg["task"]
+    key, off, kept = "task.teacher_views", "null", "each view of a picture by itself"
+    if task.get("cache_teacher"):
+        key, off, kept = "task.cache_teacher", "false", "each picture as it is, not of changed ones"
+    if not task["teacher"]:
+        raise UserError(f"{key} is of a teacher, and there is none: give task.teacher=CKPT, or {key}={off}")
+    if data["name"] == "shards":
+        raise UserError(f"{key}: pictures of a stream have no place in it; give {key}={off}")
     changes = {
-        "data.augment=none": data["augment"] != "none",
-        "data.mixup=0": data["mixup"],
-        "data.cutmix=0": data["cutmix"],
-        "task.feature_weight=0": task["feature_weight"],
+        "data.augment=none": task.get("cache_teacher") and data["augment"] != "none",
+        "data.mixup=0": data.get("mixup"),
+        "data.cutmix=0": data.get("cutmix"),
+        "task.feature_weight=0": task.get("feature_weight"),
+        "task.teacher_views=null": task.get("cache_teacher") and task["teacher_views"],
         "trainer.progressive_rho=null": cfg["trainer"]["progressive_rho"],
     }
     if any(changes.values()):
         raise UserError(
-            "task.cache_teacher keeps what the teacher says of each picture as it is, not of changed ones, and no "
-            f"maps: give {' '.join(key for key, wrong in changes.items() if wrong)}, or task.cache_teacher=false"
+            f"{key} keeps what the teacher says of {kept}, and no maps: give "
+            f"{' '.join(change for change, wrong in changes.items() if wrong)}, or {key}={off}"
         )
 
 
@@ -158,11 +174,18 @@ def build_objective(
     Raises:
         UserError: If the teacher does not suit.
     """
-    task = cfg["task"]
-    if task["name"] not in OBJECTIVE_KEYS:
+    if cfg["task"]["name"] not in OBJECTIVE_KEYS:
         return None
+    objective = _objective(cfg, model, data=data, teacher=teacher)
     if teacher is not None:
         _warn_of_views(teacher.preprocessing, model.preprocessing)
+    if teacher is not None and (views := cfg["task"]["teacher_views"]):
+        objective.memory = TeacherMemory(pictures=len(data.load_split("train")), views=views)
+    return objective
+
+
+def _objective(cfg: Config, model: TaskModel, *, data: Any, teacher: Teacher | Embedder | None) -> Any:
+    task = cfg["task"]
     if isinstance(model, Embedder):
         return EmbeddingObjective(
             model,

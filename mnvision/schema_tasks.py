@@ -102,6 +102,7 @@ class Distill(Classify):
     embedding_weight: NotNegative
     use_labels: bool
     cache_teacher: bool
+    teacher_views: Count | None
 
 
 @dataclasses.dataclass
@@ -123,6 +124,7 @@ class Embed:
     teacher: Annotated[str, "a checkpoint of task=embed"] | None
     teacher_weight: NotNegative
     relation_weight: NotNegative
+    teacher_views: Count | None
 
 
 @dataclasses.dataclass
@@ -139,6 +141,7 @@ class Attributes:
     teacher: Annotated[str, "a checkpoint of task=attributes"] | None
     weight: Share
     use_labels: bool
+    teacher_views: Count | None
 
 
 @dataclasses.dataclass

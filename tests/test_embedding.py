@@ -18,6 +18,7 @@ from mnvision.data.drawn_faces import make_faces
 from mnvision.errors import ConfigError, UserError
 from mnvision.files import csv_text
 from mnvision.models.create import create_model
+from mnvision.models.embedding_objective import EmbeddingObjective
 from mnvision.objectives import build_teacher
 from mnvision.ops.image import read_image
 from tests.runs import TRAINER, configure
@@ -110,6 +111,34 @@ def test_a_student_of_a_teacher(root, trained, tmp_path):
     assert teacher[1] < teacher[0]
     page = (tmp_path / "student" / "report.html").read_text()
     assert "no identities" in page
+
+
+def test_a_teacher_is_asked_once_for_each_view(root, trained, tmp_path, monkeypatch):
+    """As many views as epochs are those of a training that always asks; fewer come again."""
+    asked = []
+    ask = EmbeddingObjective.ask
+
+    def count(self, images):
+        asked.append(len(images))
+        return ask(self, images)
+
+    monkeypatch.setattr(EmbeddingObjective, "ask", count)
+    words = (root, f"task.teacher={best(trained)}", "task.loss=none", "data.augment=light", "trainer.ema_decay=0.9")
+    train(tmp_path / "live", *words)
+    pictures = sum(asked)
+    assert pictures == 2 * 48  # epochs of 8 identities with 6 pictures
+    train(tmp_path / "kept", *words, "task.teacher_views=2")
+    assert sum(asked) == 2 * pictures
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
+    train(tmp_path / "once", *words, "task.teacher_views=1")
+    assert sum(asked) == 2 * pictures + 48
+    first, second = losses(tmp_path / "once")
+    assert first == pytest.approx(losses(tmp_path / "live")[0], rel=1e-5)
+    assert second != pytest.approx(losses(tmp_path / "live")[1], rel=1e-5)
+    with pytest.raises(UserError, match="teacher_views is of a teacher, and there is none"):
+        train(tmp_path / "none", root, "task.teacher_views=2")
+    with pytest.raises(UserError, match="give trainer.progressive_rho=null, or task.teacher_views=null"):
+        train(tmp_path / "none", *words, "task.teacher_views=2", "trainer.progressive_rho=[0.5,1]")
 
 
 def test_a_teacher_that_is_used_to_other_views(root, trained, tmp_path, caplog):

@@ -56,6 +56,7 @@ class ClassDataModule(PictureDataModule):
         val_share: Share of the training pictures that is held out where there is no validation split.
         split_seed: Of that split.
         seed: Of order and augmentation.
+        views: So many views of each training picture are shown in turn; None: another one in every epoch.
         labels_needed: False: training pictures may have no class, and classes that ``class_table`` lacks are not known.
         options: What the format alone knows, see `read_labelled`.
     """
@@ -84,6 +85,7 @@ class ClassDataModule(PictureDataModule):
         val_share: float = VAL_SHARE,
         split_seed: int = 0,
         seed: int = 0,
+        views: int | None = None,
         labels_needed: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -108,7 +110,7 @@ class ClassDataModule(PictureDataModule):
         self._classes = None if classes is None else tuple(classes)
         self._class_table = class_table
         self._val_share, self._split_seed = val_share, split_seed
-        self.seed = seed
+        self.seed, self.views = seed, views
         self._labels_needed = labels_needed
         self._options = {**(options or {}), "boxes": boxed, "unlabelled": not labels_needed}
         self._splits: dict[Split, LabelledPictures] = {}
@@ -182,7 +184,7 @@ class ClassDataModule(PictureDataModule):
 
     def dataset(self, split: Split, *, training: bool) -> ClassDataset:
         """The pictures of a split, augmented in training."""
-        return ClassDataset(
+        dataset = ClassDataset(
             self.load_split(split),
             folder=self.image_folder(split),
             transform=self.view(training=training),
@@ -191,6 +193,8 @@ class ClassDataModule(PictureDataModule):
             substitute=training,
             seed=self.seed,
         )
+        dataset.views = self.views if training else None
+        return dataset
 
     def view(self, *, training: bool) -> ClassTransform:
         """From a picture to the input; made when it is asked for, as ``preprocessing`` may be settled late."""

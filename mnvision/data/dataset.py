@@ -44,6 +44,7 @@ class PictureDataset(Dataset):
 
     Attributes:
         blank_means: How an evaluation counts what ``blank`` gives.
+        views: So many epochs have pixels of their own, and then they come again; None: every epoch has.
     """
 
     blank_means: str
@@ -54,6 +55,7 @@ class PictureDataset(Dataset):
         self.bad_images = bad_images
         self.substitute = substitute
         self.seed = seed
+        self.views: int | None = None
         # One flag a picture in memory that the workers share, so that the main process can count.
         self._bad = torch.zeros(count, dtype=torch.uint8).share_memory_()
 
@@ -77,6 +79,8 @@ class PictureDataset(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
+        if self.views is not None:
+            epoch %= self.views
         rng = np.random.default_rng((self.seed, epoch, index))
         try:
             return self.load(index, rng=rng)
@@ -89,7 +93,7 @@ class PictureDataset(Dataset):
         for _ in range(_SUBSTITUTES):
             other = int(rng.integers(len(self)))
             try:
-                return self.load(other, rng=rng)
+                return self.load(other, rng=np.random.default_rng((self.seed, epoch, other)))
             except UserError as error:
                 self._mark(other, error=error)
         raise UserError(

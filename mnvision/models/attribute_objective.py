@@ -66,7 +66,7 @@ class AttributeObjective(TrainingObjective[AttributeNetwork, AttributeNetwork]):
             loss = attribute_loss(logits, targets.labels, positive_weights=self.positive_weights)
             losses["attribute_loss"] = self.label_weight * loss
         if self.teacher is not None:
-            losses["teacher_loss"] = self.weight * attribute_distillation_loss(logits, self.ask(images))
+            losses["teacher_loss"] = self.weight * attribute_distillation_loss(logits, self.answers(images, targets))
         return losses
 
     @torch.no_grad()

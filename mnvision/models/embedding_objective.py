@@ -87,7 +87,7 @@ class EmbeddingObjective(TrainingObjective[Embedder, Embedder]):
         if self.loss != "none":
             losses[f"{self.loss}_loss"] = self.identity_loss(embeddings, targets.labels)
         if self.teacher is not None:
-            wanted = self.ask(images)
+            wanted = self.answers(images, targets)
             if self.teacher_weight:
                 distances = (embeddings - wanted).square().sum(dim=1)
                 losses["teacher_loss"] = self.teacher_weight * distances.mean()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from mnvision.models.base import TaskModel
+from mnvision.models.teacher_memory import TeacherMemory
+from mnvision.types import Labels
 
 Model = TypeVar("Model", bound=TaskModel)
 Teacher = TypeVar("Teacher", bound=nn.Module)
@@ -29,6 +31,7 @@ class TrainingObjective(nn.Module, Generic[Model, Teacher]):
         # In a tuple and in an object of our own, so that they are not registered here.
         self._model = (model,)
         self._teacher = _Shared(None if teacher is None else teacher.eval().requires_grad_(False))
+        self.memory: TeacherMemory | None = None  # of the teacher's answers; None asks at every step
 
     @property
     def model(self) -> Model:
@@ -39,6 +42,21 @@ class TrainingObjective(nn.Module, Generic[Model, Teacher]):
     def teacher(self) -> Teacher | None:
         """What is learnt from."""
         return self._teacher.network
+
+    def ask(self, images: Tensor) -> Any:
+        """What the teacher says of pictures [B, 3, S, S]."""
+        raise NotImplementedError
+
+    def answers(self, images: Tensor, targets: Labels) -> Tensor:
+        """What the teacher says of a batch [B, C], or said of it before."""
+        if self.memory is None:
+            return self.ask(images)
+        return self.memory(images, targets.image_ids, ask=self.ask)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare for the pictures of an epoch, from 0 on."""
+        if self.memory is not None:
+            self.memory.begin_epoch(epoch)
 
     def _apply(self, change: Any, recurse: bool = True) -> TrainingObjective[Model, Teacher]:
         """Take the teacher along to another device."""
