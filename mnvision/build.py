@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from mnvision.config import MONITOR, OPTIMIZERS, resolve_target
+from mnvision.config import OPTIMIZERS, resolve_target
 from mnvision.data.attribute_datamodule import AttributeDataModule
 from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.datamodule import DetectionDataModule
@@ -31,6 +31,7 @@ from mnvision.models.preprocessing import resolve_preprocessing
 from mnvision.module import MakeOptimizer, Schedule
 from mnvision.objectives import NETWORKS, OBJECTIVE_KEYS, PARTITION
 from mnvision.schema_data import ATTRIBUTES, BOXES, IDENTITIES, PLACED
+from mnvision.schema_tasks import MONITOR
 from mnvision.steering import BestCheckpoint, EpochSeed, LastCheckpoint, csv_logger
 from mnvision.types import Preprocessing
 
@@ -116,6 +117,7 @@ def build_data(
     preprocessing: Preprocessing,
     class_table: tuple[Sequence[str], Sequence[int]] | None = None,
     labels_needed: bool = True,
+    known: Sequence[str] = (),
 ) -> DetectionDataModule | ClassDataModule:
     """The data module of the data section.
 
@@ -124,15 +126,18 @@ def build_data(
         preprocessing: The input size.
         class_table: Class names and category ids that the data has to adopt, such as a checkpoint holds.
         labels_needed: Whether training pictures need a class, where they have one.
+        known: Identities that an embedder knows before its training, see ``known_identities``.
     """
     options = dict(cfg["data"])
     for key in ("image_size", "crop_share", "mean", "std"):  # its wishes; ``preprocessing`` holds what was chosen
         options.pop(key, None)
     if options["name"] not in BOXES:
-        known = set(inspect.signature(ClassDataModule).parameters)
-        own = {key: options.pop(key) for key in list(options) if key not in known or key == "seed"}
+        taken = set(inspect.signature(ClassDataModule).parameters)
+        own = {key: options.pop(key) for key in list(options) if key not in taken or key == "seed"}
         if "per_identity" in own and own["per_identity"] is None and cfg["task"].get("loss") in WITHIN_BATCH:
             own["per_identity"] = 4  # such losses need pictures of the same identity in a batch
+        if options["name"] in IDENTITIES:
+            own["known"] = known
         if options["name"] in PLACED:
             own |= {key: cfg["task"].get(key) for key in PARTITION}
         module = CLASS_DATA.get(options["name"], ClassDataModule)

@@ -41,6 +41,7 @@ from mnvision.overrides import (
     recalled_groups,
     rewrite,
 )
+from mnvision.schema_tasks import MONITOR
 
 COMMANDS = {
     "train": "train a model, evaluate it every epoch, keep the best checkpoint",
@@ -209,7 +210,7 @@ def _run(
     with _process([*program, *job_arguments], os.environ):
         result = function(plain)
     _leave_process_group()
-    return result.get(config.MONITOR.get(plain["task"]["name"], "")) if isinstance(result, dict) else None
+    return result.get(MONITOR.get(plain["task"]["name"], "")) if isinstance(result, dict) else None
 
 
 def _load(command: str) -> Callable[[dict[str, Any]], object]:

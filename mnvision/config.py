@@ -21,16 +21,6 @@ from mnvision.schema_commands import COMMANDS, WITHOUT_SECTIONS
 from mnvision.schema_data import BOXES, DATA_OF_TASK
 from mnvision.value_types import accepts, choices, describe
 
-# Of each task the number that is largest for the best checkpoint.
-MONITOR = {
-    "ssd": "val/map",
-    "faster_rcnn": "val/map",
-    "classify": "val/top1",
-    "distill": "val/top1",
-    "embed": "val/auc",
-    "attributes": "val/mean_ap",
-    "geolocate": "val/within_750km",
-}
 OPTIMIZERS = ("torch.optim.",)
 
 
@@ -233,14 +223,19 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
         yield "trainer.progressive_rho", "task.pooling=depthwise fits one size of the map alone; leave it null"
     if (root := right("data.root")) and "://" in str(root[0]):
         yield "data.root", f"expected a folder, got {root[0]}; shards behind a URL are given as data.train and data.val"
+    # A checkpoint brings its own task and backbone, which nobody knows yet.
+    alone = not cfg.get("ckpt") and not cfg.get("resume")
+    if right("backbone.narrow_weights", "backbone.weights") == [True, None] and alone:
+        yield (
+            "backbone.narrow_weights",
+            "there are no weights to narrow; give backbone.weights as well, or leave it out",
+        )
     if right("data.balanced", "task.class_weights") == [True, "balanced"]:
         yield "task.class_weights", "data.balanced=true makes up for rare classes already; leave one of the two out"
     for key in ("data.mean", "data.std"):
         values = right(key)
         if values and values[0] is not None and len(values[0]) != 3:
             yield key, f"expected three numbers, of red, green and blue; got {_show(values[0])}"
-    # A checkpoint brings its own task, which nobody knows yet.
-    alone = not cfg.get("ckpt") and not cfg.get("resume")
     if alone and (names := right("task.name", "data.name")) and names[1] not in (fitting := DATA_OF_TASK[names[0]]):
         yield "data.name", f"task={names[0]} cannot learn from data={names[1]}; choose one of {', '.join(fitting)}"
     if (steps := right("scheduler.milestones")) and any(a >= b for a, b in zip(steps[0], steps[0][1:], strict=False)):
@@ -249,7 +244,7 @@ def _check_together(cfg: Mapping[str, Any], *, command: str, wrong: set[str]) ->
     if bare and not (command == "eval" and is_pooled_features(cfg)):
         yield (
             "ckpt",
-            "missing, expected a checkpoint; or give task.weights=... for a model built from the configuration",
+            "missing, expected a checkpoint; or task.weights=... for a model built from the configuration",
         )
 
 

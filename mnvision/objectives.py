@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnvision.backbones.architecture import task_of
 from mnvision.backbones.folding import fold_batchnorm
 from mnvision.backbones.loading import unmatched_classes
 from mnvision.backbones.timm_adapter import TimmClassifier
@@ -82,6 +83,20 @@ def build_teacher(cfg: Config) -> Teacher | Embedder | None:
     if task["teacher_library"] == "timm":
         return _timm_teacher(backbone, given, classes=task["teacher_classes"])
     return _announced(_own_teacher(task))
+
+
+def known_identities(cfg: Config, teacher: TaskModel | Any) -> list[str]:
+    """Names of the identities that an embedder knows before its training: its teacher's, and those of its weights."""
+    if cfg["task"]["name"] != "embed":
+        return []
+    names = [] if teacher is None else list(teacher.spec.classes)
+    timm_model = cfg["backbone"]["name"] if cfg["backbone"].get("library") == "timm" else None
+    for file, model in ((cfg["task"]["weights"], None), (cfg["backbone"]["weights"], timm_model)):
+        weights = read_weights(file, timm_model=model) if file else None
+        # Class names without a class head are those of an embedder.
+        if weights is not None and weights.classes and task_of(weights.tensors) == "backbone":
+            names += [name for name in weights.classes if name is not None]
+    return names
 
 
 def _saved_teacher(path: str, *, task: str) -> Any:
@@ -190,7 +205,7 @@ def _objective(cfg: Config, model: TaskModel, *, data: Any, teacher: Teacher | E
         return EmbeddingObjective(
             model,
             loss=task["loss"],
-            identities=len(data.classes),
+            identities=int(data.load_split("train").labels.max()) + 1,
             scale=task["scale"],
             margin=task["margin"],
             teacher=teacher if isinstance(teacher, Embedder) else None,
@@ -233,7 +248,7 @@ def _objective(cfg: Config, model: TaskModel, *, data: Any, teacher: Teacher | E
 
 def _warn_of_views(teacher: Preprocessing, student: Preprocessing) -> None:
     """Say where a teacher is used to other views of the pictures than the student's, which it is shown."""
-    for name, key in {"fit": "task.fit", "aligned": "data.landmarks"}.items():
+    for name, key in {"fit": "task.fit", "crop_share": "task.crop_share", "aligned": "data.landmarks"}.items():
         used_to, shown = getattr(teacher, name), getattr(student, name)
         if used_to != shown:
             logger.warning(

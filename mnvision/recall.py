@@ -150,10 +150,10 @@ def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
     source = "source=photos/"
     if ckpt is not None:
         split = [] if cfg.get("split", "val") == "val" else [f"split={cfg['split']}"]
-        changed = typed("data", *MEASURING)
+        selection = typed(*(f"task.{name}" for name in SELECTION))
         return [
-            ["mnvision", "eval", f"ckpt={ckpt}", *split, *changed],
-            ["mnvision", "predict", f"ckpt={ckpt}", source],
+            ["mnvision", "eval", f"ckpt={ckpt}", *split, *typed("data", *MEASURING), *selection],
+            ["mnvision", "predict", f"ckpt={ckpt}", source, *selection],
         ]
     sections = ("task", "backbone", "data", "experiment")
     return [

@@ -26,7 +26,7 @@ from mnvision.kinds import kind_of
 from mnvision.measuring import measure
 from mnvision.models.base import TaskModel
 from mnvision.module import VisionModule
-from mnvision.objectives import build_objective, build_teacher
+from mnvision.objectives import build_objective, build_teacher, known_identities
 from mnvision.outputs import (
     check_run_folder,
     describe_run,
@@ -68,7 +68,11 @@ def train(cfg: Config) -> dict[str, float]:
         if teacher is not None and not cfg["task"].get("use_labels", True):
             table = (teacher.spec.classes, teacher.spec.category_ids)
         data = build.build_data(
-            cfg, preprocessing=build.build_preprocessing(cfg), class_table=table, labels_needed=table is None
+            cfg,
+            preprocessing=build.build_preprocessing(cfg),
+            class_table=table,
+            labels_needed=table is None,
+            known=known_identities(cfg, teacher),
         )
         data.setup("fit")
         model = build.build_model(

@@ -83,6 +83,7 @@ class SqueezeNet:
     version: Literal[1.0, 1.1] | None  # type: ignore[valid-type]
     activation: Literal["relu", "relu6", "hardswish"] | None
     weights: Weights | None
+    narrow_weights: bool
     freeze: Annotated[int, Limits(low=0, high=4)]
 
 

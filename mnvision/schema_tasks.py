@@ -172,3 +172,13 @@ TASKS: dict[str, type] = {
     "attributes": Attributes,
     "geolocate": Geolocate,
 }
+# Of each task the number that is largest for the best checkpoint.
+MONITOR = {
+    "ssd": "val/map",
+    "faster_rcnn": "val/map",
+    "classify": "val/top1",
+    "distill": "val/top1",
+    "embed": "val/auc",
+    "attributes": "val/mean_ap",
+    "geolocate": "val/within_750km",
+}

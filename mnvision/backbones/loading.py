@@ -92,8 +92,9 @@ def load_weights(
     if narrow:
         wide, source = source, narrowed(source, target)
         changed = sum(wide[name].shape != tensor.shape for name, tensor in source.items())
-        notes.append(f"{changed} arrays narrowed: a start for training, of which little is right as it is")
-    _check_architecture(target, source, file=weights.file)
+        if changed:
+            notes.append(f"{changed} arrays narrowed: a start for training, of which little is right as it is")
+    _check_architecture(target, source, file=weights.file, bare=bare)
     if weights.folded:
         source |= _identities(module, target, source, bare=bare)
     _check_names(target, source, file=weights.file)
@@ -156,7 +157,7 @@ def narrowed(wide: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str
     return chosen
 
 
-def _check_architecture(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, file: str) -> None:
+def _check_architecture(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, file: str, bare: bool) -> None:
     """Raise with the setting to change where the two networks are not the same one."""
     want, have = task_of(target), task_of(source)
     if want != have:
@@ -174,7 +175,7 @@ def _check_architecture(target: Mapping[str, Tensor], source: Mapping[str, Tenso
         if key in got and got[key] != model[key]:
             stems = [len(tensors[f"{BACKBONE}stem.conv.weight"]) for tensors in (source, target)]
             widths = [f" (conv stem {stem} channels)" if key == "alpha" else "" for stem in stems]
-            wider = key == "alpha" and got[key] > model[key]
+            wider = bare and key == "alpha" and got[key] > model[key]
             start = ", or, to start from some of their channels, backbone.narrow_weights=true" if wider else ""
             raise UserError(
                 f"{file}: weights are of {key} {got[key]}{widths[0]}, the model has {key} {model[key]}{widths[1]}: "

@@ -13,7 +13,7 @@ from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_values import NO, UNKNOWN, YES, check_attributes, codes_of, decode_values, part_of_groups
 from mnvision.data.csv_rows import CsvTable, open_list, picture_names
 from mnvision.data.labelled import encode_names
-from mnvision.data.splits import VAL_SHARE, Split
+from mnvision.data.splits import VAL_SHARE, Split, warn_of_words
 from mnvision.errors import UserError, file_error
 
 MinusOne = Literal["no", "unknown"]
@@ -105,8 +105,9 @@ def _read(
                 f"has {values[row]!r} for {chosen[row]}. Expected 1, 0, or nothing where it is not known{hint}"
             )
         codes += row
-        for column, value in ((names, name), (splits, said), (groups, group)):
+        for column, value in ((names, name), (splits, said)):
             column.append(value)
+        groups.append(group or f"line {table.line}")  # whose group nobody knows is alone in it
         lines.append(table.line)
     names = picture_names(names, lines=lines, file=table.file)
     labels = decode_values(codes, attributes=max(1, len(chosen)))
@@ -122,6 +123,7 @@ def _take(table: _Table, split: Split, *, share: float, seed: int, file: Path) -
     if table.splits is not None:
         if groups is not None:
             _refuse_shared_groups(groups, table.splits, file=file)
+        warn_of_words(table.splits.tolist(), words=("train", "val", "test"), file=file)
         said = set(table.splits.tolist())
         held = "val" not in said and split != "test"
         word = "train" if held else split
@@ -153,7 +155,7 @@ def refuse_shared_people(train: Path, measured: Path, *, columns: AttributeColum
 
 def _groups_of(file: Path, *, columns: AttributeColumns) -> list[str]:
     with open_list(file, of="attributes") as text:
-        return [group for [group] in CsvTable(text, file=file).rows([columns.group])]
+        return [group for [group] in CsvTable(text, file=file).rows([columns.group]) if group]
 
 
 def _refuse_shared_groups(groups: np.ndarray, splits: np.ndarray, *, file: Path) -> None:

@@ -74,14 +74,18 @@ class PictureDataset(Dataset):
     def __len__(self) -> int:
         return len(self._bad)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Any:
-        """The item of ``(epoch, index)``, as `EpochSampler` asks for; of a plain index, that of epoch 0."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | tuple[int, ...]) -> Any:
+        """The item of ``(epoch, index)``, as `EpochSampler` asks for; of a plain index, that of epoch 0.
+
+        A third number tells repeats in an epoch apart, which are augmented differently, see `IdentitySampler`.
+        """
+        epoch, index, *repeats = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
+        draw = (self.seed, epoch, *filter(None, repeats))
         if self.views is not None:
-            epoch %= self.views
-        rng = np.random.default_rng((self.seed, epoch, index))
+            draw = (self.seed, epoch % self.views)
+        rng = np.random.default_rng((*draw, index))
         try:
             return self.load(index, rng=rng)
         except UserError as error:
@@ -93,7 +97,7 @@ class PictureDataset(Dataset):
         for _ in range(_SUBSTITUTES):
             other = int(rng.integers(len(self)))
             try:
-                return self.load(other, rng=np.random.default_rng((self.seed, epoch, other)))
+                return self.load(other, rng=np.random.default_rng((*draw, other)))
             except UserError as error:
                 self._mark(other, error=error)
         raise UserError(

@@ -38,6 +38,7 @@ class IdentityDataModule(ClassDataModule):
       of data that bring their own.
     - ``pair_count``: pairs to make, half of them same and half different, where the data bring none.
     - ``allow_overlap``: measure on identities that were trained on.
+    - ``known``: names of further identities that the network knows, such as its teacher's.
     - ``landmarks``: list of five landmarks a picture, see `read_landmarks`, by which faces are aligned; or None.
     """
 
@@ -83,10 +84,14 @@ class IdentityDataModule(ClassDataModule):
         return self._trained() or next(iter(self._splits.values())).classes
 
     def _trained(self) -> tuple[str, ...]:
-        """The identities that a checkpoint or this run is trained on; none where weights are measured as they are."""
+        """The identities that a checkpoint or this run knows; none where weights are measured as they are.
+
+        First those of the training, then those that its teacher and the weights that it starts from were trained on.
+        """
         if self._class_table is not None:
             return tuple(self._class_table[0])
-        return self._splits["train"].classes if "train" in self._splits else ()
+        own = self._splits["train"].classes if "train" in self._splits else ()
+        return tuple(dict.fromkeys((*own, *self._options.get("known", ()))))
 
     def dataset(self, split: Split, *, training: bool) -> ClassDataset:
         """The pictures of a split, aligned where their landmarks are known, and augmented in training."""

@@ -11,13 +11,14 @@ from mnvision.errors import UserError
 
 
 class IdentitySampler(DistributedSampler):
-    """Indices together with their epoch, ``(epoch, index)``, whose every ``batch_size`` in a row are P identities.
+    """Indices with their epoch, ``(epoch, index, repeat)``, whose every ``batch_size`` in a row are P identities.
 
     In an epoch the pictures of each identity are dealt out in groups of K; the last group of an identity is filled up
-    with more of its pictures, the same ones again where there are fewer than K. No identity comes twice in a batch: of
-    one that has more groups than there are batches, some pictures wait for another epoch, as do a few last groups that
-    make no whole batch. Pictures without an identity are left out. The order is drawn from (seed, epoch). Each rank
-    gets batches of its own, equally many.
+    with more of its pictures, the same ones again where there are fewer than K. ``repeat`` counts these, from 0 on, so
+    that each can be augmented by itself: a picture and its exact copy would teach nothing. No identity comes twice in a
+    batch: of one that has more groups than there are batches, some pictures wait for another epoch, as do a few last
+    groups that make no whole batch. Pictures without an identity are left out. The order is drawn from (seed, epoch).
+    Each rank gets batches of its own, equally many.
 
     Args:
         labels: int64 [I], the identity of each picture; -1 is not known.
@@ -61,16 +62,18 @@ class IdentitySampler(DistributedSampler):
         """Pictures of an epoch on this rank."""
         return self.batches * self.at_once * self.per_identity
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         everywhere = self.batches * self.num_replicas
         groups: list[np.ndarray] = []
         for identity in rng.permutation(len(self.identities)).tolist():
             rows = rng.permutation(self.identities[identity])
             whole = -(-len(rows) // self.per_identity)
-            groups += np.split(np.resize(rows, whole * self.per_identity), whole)[:everywhere]
+            places = np.arange(whole * self.per_identity)
+            repeats, turns = np.divmod(places, len(rows))
+            groups += np.split(np.stack((rows[turns], repeats), axis=1), whole)[:everywhere]
         # Dealt out like cards: an identity's groups, at most as many as there are batches, go to different ones.
         batches = [groups[place : everywhere * self.at_once : everywhere] for place in range(everywhere)]
         mine = rng.permutation(everywhere)[self.rank :: self.num_replicas].tolist()
         rows = np.concatenate([group for place in mine for group in batches[place]])
-        return iter([(self.epoch, index) for index in rows.tolist()])
+        return iter([(self.epoch, index, repeat) for index, repeat in rows.tolist()])

@@ -94,8 +94,8 @@ def read_pair_list(file: str | Path, pictures: LabelledPictures) -> Pairs:
 
     Raises:
         UserError: The file is missing or lacks a column; a line (given by its number) has an unknown picture, the same
-            one twice, a value that cannot be read, or says of two pictures what their identities do not; there is no
-            pair.
+            one twice, a value that cannot be read, or says of two pictures what their identities do not; a pair is
+            listed twice; there is no pair.
     """
     file = Path(file)
     place_of = {pictures.file_name(i): i for i in range(len(pictures))}
@@ -113,7 +113,17 @@ def read_pair_list(file: str | Path, pictures: LabelledPictures) -> Pairs:
     same = same.astype(bool)
     pairs = Pairs(first, second, same, np.unique(folds, return_inverse=True)[1] if folded else folds_in_order(same))
     _refuse_contradictions(pairs, pictures, lines=lines, file=file)
+    _refuse_repeats(pairs, lines=lines, file=file)
     return pairs
+
+
+def _refuse_repeats(pairs: Pairs, *, lines: Sequence[int], file: Path) -> None:
+    """Refuse a pair that is listed twice, in whichever order: one fold would choose the threshold of its own pair."""
+    seen: dict[tuple[int, int], int] = {}
+    for one, other, line in zip(pairs.first.tolist(), pairs.second.tolist(), lines, strict=True):
+        before = seen.setdefault((min(one, other), max(one, other)), line)
+        if before != line:
+            raise line_error(file, line, f"lists the pair of line {before} again. Expected every pair once")
 
 
 def shared_identities(training: Sequence[str], protocol: Sequence[str]) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
 from mnvision.annotations import LabelledPictures
-from mnvision.errors import UserError, file_error
+from mnvision.errors import UserError, did_you_mean, file_error
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,19 @@ class HoldOut(Protocol):
         """The training or the validation part."""
 
 
+def warn_of_words(said: Iterable[str], *, words: Sequence[str], file: Path) -> None:
+    """Say which rows of a list are of no split, since its column for that says none of the words."""
+    strange = Counter(said)
+    for word in words:
+        strange.pop(word, None)
+    if strange:
+        word, count = strange.most_common(1)[0]
+        log.warning(
+            "%s: %d rows are of no split and left out; %d of them say %r%s Expected one of %s",
+            *(file, strange.total(), count, word, did_you_mean(word, words) or ".", ", ".join(words)),
+        )
+
+
 def take_split(
     pictures: LabelledPictures,
     split: Split,
@@ -115,6 +130,7 @@ def take_split(
     """
     if said is None:
         return hold_out(pictures, split, share=share, seed=seed, name=str(file))
+    warn_of_words(said, words=words, file=file)
     train, val, test = words
     held_out = val not in said and split != "test"
     word = {"train": train, "val": train if held_out else val, "test": test}[split]

@@ -43,7 +43,7 @@ def random_resized_crop(
 def jitter(window: Window, *, size: tuple[int, int], share: float, rng: np.random.Generator) -> Window:
     """A window of the same shape, larger or smaller by up to a share of its sides, and moved by up to that share.
 
-    It stays within the picture where that is large enough, and is never larger than it.
+    It stays within the picture: where there is no room around the window, it only gets smaller, and moves within it.
 
     Args:
         window: Within the picture.
@@ -52,7 +52,7 @@ def jitter(window: Window, *, size: tuple[int, int], share: float, rng: np.rando
         rng: The source of every random choice.
     """
     width, height = window.right - window.left, window.bottom - window.top
-    scale = min(rng.uniform(1 - share, 1 + share), size[1] / width, size[0] / height)
+    scale = rng.uniform(1 - share, min(1 + share, size[1] / width, size[0] / height))
     across, down = max(1, round(width * scale)), max(1, round(height * scale))
     x, y = rng.uniform(-share, share, 2)
     left = int(np.clip(round(window.left + width * (0.5 + x) - across / 2), 0, size[1] - across))

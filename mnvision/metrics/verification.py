@@ -237,18 +237,16 @@ def verification_numbers(pairs: JudgedPairs, *, threshold_from: JudgedPairs | No
     if not is_testable(pairs, threshold_from=threshold_from):
         return numbers
     verified = verify(pairs, threshold_from=threshold_from)
-    numbers |= {
-        "accuracy": verified.accuracy,
-        "accuracy_std": verified.std,
-        "accuracy_se": verified.standard_error,
-        "threshold": float(verified.thresholds.mean()),
-    }
+    numbers |= {"accuracy": verified.accuracy, "threshold": float(verified.thresholds.mean())}
+    several = len(verified.folds) > 1  # one fold says nothing of the spread
+    if several:
+        numbers |= {"accuracy_std": verified.std, "accuracy_se": verified.standard_error}
     for name, far in FARS.items():
         rate = validation_rate(pairs, far=far, threshold_from=threshold_from)
         for end, values in (("", rate.rates), ("_measured_far", rate.false_rates)):
             if (known := values[np.isfinite(values)]).size:
                 numbers[f"val_at_far_{name}{end}"] = float(known.mean())
-        if (known := rate.rates[np.isfinite(rate.rates)]).size:
+        if several and (known := rate.rates[np.isfinite(rate.rates)]).size:
             numbers[f"val_at_far_{name}_std"] = float(known.std())
     return numbers
 

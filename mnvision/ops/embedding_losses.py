@@ -93,7 +93,8 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float, mining: M
     else:
         found = batch_hard_triplets(distances, labels)
     near, far = distances[found.anchors, found.positives], distances[found.anchors, found.negatives]
-    return F.relu(near - far + margin).sum() / max(1, len(found.anchors))
+    # Of embeddings that are not finite mining finds none; their loss shall not look like a perfect one.
+    return F.relu(near - far + margin).sum() / max(1, len(found.anchors)) + 0 * distances.sum()
 
 
 def contrastive_loss(embeddings: Tensor, labels: Tensor, *, margin: float) -> Tensor:
@@ -154,6 +155,8 @@ def relation_loss(embeddings: Tensor, wanted: Tensor) -> Tensor:
         embeddings: float32 [B, D].
         wanted: float32 [B, D'] of the teacher.
     """
+    if len(embeddings) < 2:
+        return 0 * embeddings.sum()  # one picture is related to none
     distance = F.smooth_l1_loss(_relative_distances(embeddings), _relative_distances(wanted))
     return distance + 2 * F.smooth_l1_loss(_angles(embeddings), _angles(wanted))
 

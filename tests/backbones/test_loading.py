@@ -136,6 +136,10 @@ def test_folded_layers_become_exact_identities(ssd_file):
 
 def test_a_wider_network_is_a_start(keras_file):
     wide, model = load(classifier(), keras_file).backbone, classifier(alpha=0.125, seed=1).backbone
+    with pytest.raises(UserError) as whole:  # not of a whole network, for which there is no such key
+        load_weights(classifier(alpha=0.125), read_weights(keras_file))
+    assert "narrow_weights" not in str(whole.value)
+    assert "narrowed" not in str(load_weights(classifier().backbone, read_weights(keras_file), narrow=True))
     with pytest.raises(UserError, match="choose other weights, or, to start from some of their channels, backbone.nar"):
         load_weights(model, read_weights(keras_file))
     report = load_weights(model, read_weights(keras_file), narrow=True)

@@ -18,7 +18,7 @@ def batches(sampler: IdentitySampler, size: int) -> list[list[int]]:
     rows = list(sampler)
     assert len(rows) == len(sampler)
     assert len(rows) % size == 0
-    return [[index for _, index in rows[start : start + size]] for start in range(0, len(rows), size)]
+    return [[index for _, index, _ in rows[start : start + size]] for start in range(0, len(rows), size)]
 
 
 @pytest.mark.parametrize("labels", [LABELS, np.random.default_rng(0).permutation(LABELS)])
@@ -35,18 +35,28 @@ def test_every_batch_has_p_identities_with_k_pictures(labels):
             assert len({row for row in batch if labels[row] == label}) == min(rows, there)
 
 
+def test_repeats_of_a_picture_are_told_apart():
+    rows = list(IdentitySampler(LABELS, batch_size=16, per_identity=4, seed=3))
+    assert len({(index, repeat) for _, index, repeat in rows}) == len(rows)
+    often = Counter(index for _, index, _ in rows)
+    lone = [index for index in often if (LABELS[index] == LABELS).sum() == 1]
+    assert lone
+    assert all(sorted(repeat for _, row, repeat in rows if row == index) == [0, 1, 2, 3] for index in lone)
+    assert {repeat for _, index, repeat in rows if (LABELS[index] == LABELS).sum() == 8} == {0}  # two whole groups
+
+
 def test_epochs_differ_and_repeat():
     def rows(epoch: int, seed: int = 0) -> list:
         sampler = IdentitySampler(LABELS, batch_size=16, per_identity=4, seed=seed)
         sampler.set_epoch(epoch)
-        return [index for _, index in sampler]
+        return [index for _, index, _ in sampler]
 
     assert rows(0) == rows(0)
     assert rows(0) != rows(1)
     assert rows(0) != rows(0, seed=1)
     sampler = IdentitySampler(LABELS, batch_size=16, per_identity=4)
     sampler.set_epoch(7)
-    assert {epoch for epoch, _ in sampler} == {7}
+    assert {epoch for epoch, *_ in sampler} == {7}
     seen = set().union(*(rows(epoch) for epoch in range(40)))
     assert seen == set(range(len(LABELS)))
 
