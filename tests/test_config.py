@@ -21,6 +21,7 @@ from mnvision.config import (
 )
 from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.schema_data import DATA_OF_TASK
+from tests.runs import configure
 
 TASK_NAMES = "ssd, faster_rcnn, classify, distill, embed, attributes or geolocate"
 CONF = Path(__file__).parents[1] / "conf"
@@ -420,3 +421,11 @@ def test_geolocation_needs_places():
         ConfigError, match="task=geolocate cannot learn from data=shape_crops; choose one of drawn_places, p"
     ):
         validate(composed("task=geolocate", "data=shape_crops"))
+
+
+def test_weights_to_narrow_have_to_be_there():
+    with pytest.raises(ConfigError, match="backbone.narrow_weights: there are no weights to narrow; give backbone.wei"):
+        configure("train", "backbone.narrow_weights=true")
+    with pytest.raises(ConfigError, match="backbone.narrow_weights: there are no weights to narrow"):
+        configure("train", "backbone.narrow_weights=true", "task.weights=w.ckpt")
+    configure("train", "backbone.narrow_weights=true", "backbone.weights=w.ckpt")

@@ -449,6 +449,11 @@ def test_commands_that_repeat_a_run(finished):
         ["mnvision", "eval", "ckpt=/runs/a b.ckpt", "split=train", "data.batch_size=4", "trainer.precision=32"],
         ["mnvision", "predict", "ckpt=/runs/a b.ckpt", "source=photos/"],
     ]
+    words = ("ckpt=a.ckpt", "task.score_threshold=0.3", "task.nms_iou=0.4")  # on which the numbers depend
+    assert reproduce(configure("eval", *words), ckpt="a.ckpt") == [
+        ["mnvision", "eval", *words],
+        ["mnvision", "predict", words[0], "source=photos/", *words[1:]],
+    ]
     words = ("task.weights=w.npz", "data=coco", "data.root=/coco", "split=train", "seed=3", "output_dir=x")
     assert reproduce(configure("eval", *words), ckpt=None) == [
         ["mnvision", "eval", *words[:-1]],

@@ -92,13 +92,14 @@ class HoldOut(Protocol):
 def warn_of_words(said: Iterable[str], *, words: Sequence[str], file: Path) -> None:
     """Say which rows of a list are of no split, since its column for that says none of the words."""
     strange = Counter(said)
+    rows = strange.total()
     for word in words:
         strange.pop(word, None)
     if strange:
-        word, count = strange.most_common(1)[0]
+        [(word, _)] = strange.most_common(1)
         log.warning(
-            "%s: %d rows are of no split and left out; %d of them say %r%s Expected one of %s",
-            *(file, strange.total(), count, word, did_you_mean(word, words) or ".", ", ".join(words)),
+            "%s: of no split and left out: %d of %d rows, most of which say %r%s Expected one of %s",
+            *(file, strange.total(), rows, word, did_you_mean(word, words) or ".", ", ".join(words)),
         )
 
 

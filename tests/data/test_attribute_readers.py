@@ -163,6 +163,20 @@ def test_a_list_that_is_not_there_and_a_group_in_two_splits(tmp_path):
         listed(tmp_path, LIST, split="test", columns=AttributeColumns(group="who"), attributes=["hat"])
 
 
+def test_words_that_name_no_split_are_told(tmp_path, caplog):
+    columns = AttributeColumns(split="part", group="who")
+    assert len(listed(tmp_path, LIST.replace("eve,test", "eve,valid"), split="train", columns=columns)) == 2
+    assert (
+        "list.csv: of no split and left out: 1 of 4 rows, most of which say 'valid'; did you mean val?" in caplog.text
+    )
+
+
+def test_a_group_that_nobody_knows_is_none(tmp_path):
+    columns = AttributeColumns(split="part", group="who")
+    unknown = LIST.replace("ann", "").replace("bob", "")
+    same(listed(tmp_path, unknown, split="train", columns=columns).labels, [[1, 0], [0, NAN]])
+
+
 # Held out
 
 

@@ -110,6 +110,10 @@ def test_reads_a_list(tmp_path):
         ("first,second,same\n0.jpg,1.jpg,maybe\n", "line 2 has 'maybe' for same; expected 1 or 0"),
         ("first,second,same\n0.jpg,1.jpg\n", "line 2 has 2 cells, expected 3"),
         ("first,second,same,fold\n0.jpg,1.jpg,1,x\n", "line 2 has the fold 'x'; expected a whole number"),
+        (
+            "first,second,same,fold\n0.jpg,1.jpg,1,1\n2.jpg,1.jpg,0,1\n1.jpg,0.jpg,1,2\n",
+            "line 4 lists the pair of line 2 again. Expected every pair once",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_list(tmp_path, text, message):

@@ -153,6 +153,23 @@ def test_relations_do_not_know_scale_turn_and_width():
     assert torch.isfinite(same.grad).all()
 
 
+def test_broken_embeddings_do_not_look_perfect():
+    """Mining finds no triplet among numbers that are none."""
+    embeddings, labels = random_batch(12, 3)
+    embeddings[3] = math.nan
+    for mining in ("semi_hard", "batch_hard"):
+        assert triplet_loss(embeddings, labels, margin=0.2, mining=mining).isnan()
+        assert triplet_loss(torch.full_like(embeddings, math.nan), labels, margin=0.2, mining=mining).isnan()
+
+
+def test_one_picture_is_related_to_none():
+    one = torch.ones(1, 8, requires_grad=True)
+    loss = relation_loss(one, torch.zeros(1, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert one.grad.tolist() == [[0.0] * 8]
+
+
 def test_mixed_precision_does_not_reach_the_distances():
     embeddings, labels = random_batch(40, 6)
     half = embeddings.to(torch.bfloat16)
