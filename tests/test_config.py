@@ -21,7 +21,6 @@ from mnvision.config import (
 )
 from mnvision.errors import ConfigError, UserError, did_you_mean
 from mnvision.schema_data import DATA_OF_TASK
-from tests.runs import configure
 
 TASK_NAMES = "ssd, faster_rcnn, classify, distill, embed, attributes or geolocate"
 CONF = Path(__file__).parents[1] / "conf"
@@ -424,8 +423,7 @@ def test_geolocation_needs_places():
 
 
 def test_weights_to_narrow_have_to_be_there():
-    with pytest.raises(ConfigError, match="backbone.narrow_weights: there are no weights to narrow; give backbone.wei"):
-        configure("train", "backbone.narrow_weights=true")
-    with pytest.raises(ConfigError, match="backbone.narrow_weights: there are no weights to narrow"):
-        configure("train", "backbone.narrow_weights=true", "task.weights=w.ckpt")
-    configure("train", "backbone.narrow_weights=true", "backbone.weights=w.ckpt")
+    expected = "backbone.narrow_weights: there are no weights to narrow; give backbone.weights as well"
+    assert expected in problems(composed("backbone.narrow_weights=true"))
+    assert expected in problems(composed("backbone.narrow_weights=true", "task.weights=w.ckpt"))
+    validate(composed("backbone.narrow_weights=true", "backbone.weights=w.ckpt"))
