@@ -150,7 +150,10 @@ def _parts(policy: str, given: dict[str, float]) -> Parts:
     if policy == "none" and any(given.values()):
         raise UserError(f"data.augment=none changes nothing, but {', '.join(given)} is set. Choose another policy")
     if "min_area" in given and policy not in ("light", "strong"):
-        raise UserError(f"min_area is set, but data.augment={policy} cuts no part of random area: use light or strong")
+        raise UserError(
+            f"min_area is set, but data.augment={policy} cuts no part of random area: use light or strong, or give "
+            "data.min_area=null"
+        )
     return POLICIES[policy]._replace(**given)
 
 

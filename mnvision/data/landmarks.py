@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnvision.data.csv_rows import open_list
+from mnvision.data.csv_rows import open_list, plain_path
 from mnvision.data.labelled import encode_names
 from mnvision.errors import file_error, line_error
 
@@ -57,6 +57,7 @@ def read_landmarks(file: str | Path) -> Landmarks:
         rows.pop(0)
     found: dict[str, tuple[int, list[float]]] = {}
     for number, (name, *words) in rows:
+        name = plain_path(name)
         values = [float(word) for word in words if _is_number(word)]
         if len(words) != 10 or len(values) != 10 or not name:
             raise line_error(file, number, f"is {lines[number - 1]!r}; expected a file name and ten numbers")

@@ -98,8 +98,8 @@ def create_model(
         preferred_size: The side that suits the data.
         preferred_share: The ``crop_share`` that suits the data.
         fit: How a picture is fitted to the input, see ``Preprocessing``; by default as ``weights``, else the task's own
-            (``crop`` for classify and attributes, else ``stretch``).
-        crop_share: How much of it is shown; likewise (0.875 for classify, else 1).
+            (``preprocessing.FITS``; a detector's pictures are stretched).
+        crop_share: How much of it is shown; likewise.
         mean: Of the pixels 0..255 by channel, where no weights say which they were trained with; 127.5 by default.
         std: Likewise.
         aligned: Whether faces are aligned before they are fitted, see ``Preprocessing``.
