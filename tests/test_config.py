@@ -289,7 +289,7 @@ def test_keys_at_the_top_depend_on_the_command():
 
 @pytest.mark.parametrize("command", ["eval", "predict"])
 def test_a_model_is_needed_to_evaluate_and_predict(command):
-    assert "ckpt: missing, expected a checkpoint; or give task.weights=" in problems(
+    assert "ckpt: missing, expected a checkpoint; or task.weights=" in problems(
         composed("ckpt=null", command=command), command=command
     )
     validate(composed("ckpt=null", "task.weights=x.pth", command=command), command=command)

@@ -218,7 +218,7 @@ def test_weights_go_to_a_file_and_back(name, tmp_path):
 @every
 def test_the_configuration_offers_all_that_the_family_has(name):
     keys = set(schema.fields(schema.SECTIONS["backbone"][name]))
-    own = {"weights", "rho", "name", "alpha"}  # of the configuration, not of a builder
+    own = {"weights", "narrow_weights", "rho", "name", "alpha"}  # of the configuration, not of a builder
     assert keys == own | family_options(name) | common_options(name)
     highest = schema.fields(schema.SECTIONS["backbone"][name])["freeze"].__metadata__[0].high
     with torch.device("meta"):
