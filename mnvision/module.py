@@ -151,6 +151,17 @@ class VisionModule(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, per_epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Shorten the gradient to the trainer's limit; Lightning's own clipping refuses every fused optimiser in bf16."""
+        if gradient_clip_val:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            nn.utils.clip_grad_norm_(weights, gradient_clip_val)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The trainable parameters, with and without weight decay, by depth where the learning rate falls with it.
 

@@ -140,6 +140,17 @@ def test_a_step_of_one_picture_is_refused():
         fit(VisionModule(detector(), make_optimizer=sgd()), [batch(counts=(1,))])
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_gradient_is_no_longer_than_the_limit(precision, fused):
+    model = detector()
+    before = state(model)
+    module = VisionModule(model, make_optimizer=sgd(1.0, fused=fused), selective_weight_decay=False)
+    fit(module, [batch()], precision=precision, gradient_clip_val=0.25)
+    moved = [(weight - before[name]).square().sum() for name, weight in model.named_parameters()]
+    assert torch.stack(moved).sum().sqrt().item() == pytest.approx(0.25, rel=1e-3)
+
+
 def is_depthwise_weight(model: nn.Module, name: str) -> bool:
     return is_depthwise(model.get_submodule(name.rpartition(".")[0]))
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from mnvision.backbones import create_backbone, list_backbones
 from mnvision.backbones.base import register_backbone
-from mnvision.backbones.layers import LayerOptions, parameters_without_decay, same_padding
+from mnvision.backbones.layers import ConvNormAct, LayerOptions, parameters_without_decay, same_padding
 from mnvision.errors import UserError
 
 
@@ -116,3 +116,34 @@ def test_a_name_can_be_registered_once():
     assert "mobilenet_v1" in list_backbones()
     with pytest.raises(ValueError, match="registered already"):
         register_backbone("mobilenet_v1", options=LayerOptions())(lambda **_: None)
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+def test_strided_convolutions_keep_float32_within_bfloat16(padding, groups):
+    """On a CPU, where bfloat16's gradients of them are slow (depthwise) or wrong (on one cell)."""
+    torch.manual_seed(0)
+    options = LayerOptions(padding=padding)
+    layer = ConvNormAct(8, 8, kernel=3, stride=2, groups=groups, options=options, activation="none")
+    layer.norm = nn.Identity()
+    images = torch.randn(2, 8, 12, 12).bfloat16().requires_grad_()
+    exact = layer.conv(images.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(images)
+        assert not torch.equal(layer.conv(images), exact.bfloat16())  # its weights are rounded, too
+    torch.testing.assert_close(found, exact.bfloat16(), rtol=0, atol=0)
+    found.float().sum().backward()
+    assert images.grad is not None
+    assert images.grad.dtype == torch.bfloat16
+
+
+def test_the_gradient_of_one_cell_is_finite_in_bfloat16():
+    layer = ConvNormAct(32, 64, kernel=3, stride=2, options=LayerOptions())
+    images = torch.randn(4, 32, 1, 1)
+    for _ in range(20):  # the memory that was read where none was written held anything
+        waste = [torch.full((32 * 64 * 9,), torch.nan) for _ in range(4)]
+        del waste
+        layer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            layer(images).float().square().sum().backward()
+        assert torch.isfinite(layer.conv.weight.grad).all()
