@@ -48,8 +48,8 @@ def measure(
     Returns:
         The numbers, as in ``metrics.json``.
     """
-    if split == "test" and isinstance(module.metric, EmbeddingMetric) and module.metric.one_fold:
-        module.metric.threshold_from = _validation_pairs(trainer, module, data)
+    if split == "test" and isinstance(module.metric, EmbeddingMetric):
+        module.metric.threshold_from = _after_validation(trainer, module, data, metric=module.metric)
     logged = trainer.validate(module, datamodule=_OneSplit(data, split), verbose=False)[0]
     plain = {name.removeprefix("val/"): round(float(value), 6) for name, value in logged.items()}
     numbers = {f"{split}/{name}": value for name, value in plain.items()}
@@ -77,22 +77,34 @@ def measure(
     return numbers
 
 
-def _validation_pairs(trainer: L.Trainer, module: VisionModule, data: PictureDataModule) -> JudgedPairs | None:
-    """The pairs of the validation split, which choose the threshold of a fold that has no others; None without them."""
-    measured = module.metric
+def _after_validation(
+    trainer: L.Trainer, module: VisionModule, data: PictureDataModule, *, metric: EmbeddingMetric
+) -> JudgedPairs | None:
+    """What the validation split says before a test of an embedder; warns where both have the same identities.
+
+    Returns:
+        Its pairs, which choose the threshold where those of the test are one fold; else, or without them, None.
+    """
     try:
         pictures = data.load_split("val")
     except UserError as error:
-        logger.warning("no validation pairs to choose a threshold by: %s", error)
+        if metric.one_fold:
+            logger.warning("no validation pairs to choose a threshold by: %s", error)
         return None
     if shared := shared_identities(pictures.classes, data.load_split("test").classes):
-        logger.warning("%d identities of the test are in the validation pairs, which choose its threshold", len(shared))
-    metric = EmbeddingMetric(pictures)
+        chosen = "the best checkpoint and this threshold" if metric.one_fold else "the best checkpoint"
+        logger.warning(
+            "%d identities of the test are in the validation split, which chooses %s: the numbers are too good for it",
+            *(len(shared), chosen),
+        )
+    if not metric.one_fold:
+        return None
+    validation = EmbeddingMetric(pictures)
     logger.info("one fold of pairs: the validation pairs are measured first, to choose the threshold by")
-    module.metric = metric
+    module.metric = validation
     trainer.validate(module, datamodule=_OneSplit(data, "val"), verbose=False)
-    module.metric = measured
-    return metric.judged() if metric.roc() is not None else None
+    module.metric = metric
+    return validation.judged() if validation.roc() is not None else None
 
 
 class _OneSplit(L.LightningDataModule):

@@ -24,7 +24,7 @@ from mnvision.models.classifier import Classifier
 from mnvision.models.create import create_model
 from mnvision.models.distillation import Distillation, Teacher
 from mnvision.models.embedder import Embedder
-from mnvision.models.embedding_objective import EmbeddingObjective
+from mnvision.models.embedding_objective import WITHIN_BATCH, EmbeddingObjective
 from mnvision.models.geolocator import Geolocator
 from mnvision.models.place_objective import PlaceObjective
 from mnvision.models.teacher_memory import TeacherMemory
@@ -121,6 +121,11 @@ def _check_kept(cfg: Config) -> None:
         raise UserError(f"{key} is of a teacher, and there is none: give task.teacher=CKPT, or {key}={off}")
     if data["name"] == "shards":
         raise UserError(f"{key}: pictures of a stream have no place in it; give {key}={off}")
+    if task.get("teacher_views") and (data.get("per_identity") or task.get("loss") in WITHIN_BATCH):
+        raise UserError(
+            f"{key}: a batch of identities repeats pictures, which had to be copies of one view; give "
+            "task.teacher_views=null, or task.loss=none (or arcface, cosface) with data.per_identity=null"
+        )
     changes = {
         "data.augment=none": task.get("cache_teacher") and data["augment"] != "none",
         "data.mixup=0": data.get("mixup"),

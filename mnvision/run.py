@@ -166,7 +166,9 @@ def evaluate(cfg: Config) -> dict[str, float]:
         data = _data_for(model, cfg)
         annotations = data.load_split(cfg["split"])
     else:
-        data = build.build_data(cfg, preprocessing=build.build_preprocessing(cfg))
+        data = build.build_data(
+            cfg, preprocessing=build.build_preprocessing(cfg), known=known_identities(cfg, teacher=None)
+        )
         annotations = data.load_split(cfg["split"])
         if cfg["task"]["name"] != "embed":  # whose vectors tell apart what no network has a class for
             _check_classes(cfg["task"]["weights"], annotations.classes)

@@ -89,12 +89,19 @@ def test_what_it_was_trained_on_has_no_pairs(trained, tmp_path):
 
 def test_a_training_goes_on_as_if_it_had_not_stopped(root, trained, tmp_path):
     """The directions of the identities are no part of the model, and are there again all the same."""
-    train(tmp_path / "cut", root, "trainer.max_epochs=1")
+    words = (root, "scheduler=constant", "data.per_identity=2", "task.loss=arcface", "data.augment=light")
+    train(tmp_path / "whole", *words)
+    train(tmp_path / "cut", *words, "trainer.max_epochs=1")
     run.train(configure("train", f"resume={tmp_path}/cut/checkpoints/last.ckpt", "trainer.max_epochs=2"))
-    # The schedule of the first epoch was another one: a whole run of two epochs is compared below.
-    assert len(losses(tmp_path / "cut")) == 2
-    saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
-    assert saved["state_dict"]["objective.directions"].shape == (8, 16)
+    assert len(losses(tmp_path / "whole")) == 2
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    numbers, tensors = [], []
+    for folder in (tmp_path / "whole", tmp_path / "cut"):
+        numbers.append(json.loads((folder / "metrics.json").read_text()))
+        tensors.append(torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    assert numbers[0] == numbers[1]
+    assert tensors[0]["objective.directions"].shape == (8, 16)
+    torch.testing.assert_close(tensors[1], tensors[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss", ["triplet", "batch_hard", "contrastive", "cosface"])
@@ -140,6 +147,13 @@ def test_a_teacher_is_asked_once_for_each_view(root, trained, tmp_path, monkeypa
         train(tmp_path / "none", root, "task.teacher_views=2")
     with pytest.raises(UserError, match="give trainer.progressive_rho=null, or task.teacher_views=null"):
         train(tmp_path / "none", *words, "task.teacher_views=2", "trainer.progressive_rho=[0.5,1]")
+    # The repeats of a picture in a batch of identities would be copies of one view.
+    for word in ("task.loss=triplet", "data.per_identity=2"):
+        with pytest.raises(
+            UserError, match="give task.teacher_views=null, or task.loss=none .* with data.per_identity"
+        ):
+            train(tmp_path / "none", *words, "task.teacher_views=2", word)
+    assert not (tmp_path / "none").exists()
 
 
 def test_whom_a_start_knows_is_not_measured_on(root, trained, tmp_path):
@@ -161,6 +175,11 @@ def test_whom_a_start_knows_is_not_measured_on(root, trained, tmp_path):
         again = configure("eval", *TRAINER, *words, f"output_dir={tmp_path / 'eval'}")
         with pytest.raises(UserError, match=message):
             run.evaluate(again)
+    for key, *words in (("task.weights",), ("backbone.weights", "task.embedding_size=0")):
+        words = (*TINY, root, f"{key}={tmp_path / 'knows.ckpt'}", *words, f"output_dir={tmp_path / f'as_is_{key}'}")
+        with pytest.raises(UserError, match=message):  # nor by weights that are measured as they are
+            run.evaluate(configure("eval", *words))
+        assert run.evaluate(configure("eval", *words, "data.allow_overlap=true"))["val/auc"] >= 0
     resumed = f"resume={tmp_path / 'task.teacher'}/checkpoints/last.ckpt"
     assert np.isfinite(run.train(configure("train", resumed, "trainer.max_epochs=2"))["val/auc"])
 
@@ -286,6 +305,17 @@ def test_without_validation_pairs_one_fold_is_cut(people, tmp_path, caplog):
         right = [((distances < step / 100) == same)[~test].sum() for step in range(400)]
         accuracies.append(((distances < np.argmax(right) / 100) == same)[test].mean())
     assert numbers["test/accuracy"] == pytest.approx(np.mean(accuracies))
+
+
+@pytest.mark.parametrize("one_fold", [True, False])
+def test_whom_validation_and_test_share_is_said(people, tmp_path, caplog, one_fold):
+    """The best checkpoint was chosen by them, whatever the folds."""
+    words = ("split=test", *(["data.test_pairs=test.csv"] if one_fold else []))
+    measure(people, tmp_path / "other", *words)
+    assert "identities of the test are in the validation split" not in caplog.text
+    measure(people, tmp_path / "same", *words, "data.val=test")
+    chosen = "the best checkpoint and this threshold" if one_fold else "the best checkpoint"
+    assert f"4 identities of the test are in the validation split, which chooses {chosen}: the numbers" in caplog.text
 
 
 def test_a_list_of_validation_pairs(people, tmp_path, caplog):

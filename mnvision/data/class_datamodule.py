@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from mnvision.annotations import LabelledPictures
 from mnvision.data.base_datamodule import PictureDataModule
@@ -209,6 +209,10 @@ class ClassDataModule(PictureDataModule):
         """What makes batches of a split."""
         return ClassCollate(self.mixing if training else None)
 
+    def _sampler(self) -> DistributedSampler | None:
+        """What deals out the training pictures; None for any order."""
+        return None
+
     def _loader(self, split: Split, *, training: bool) -> DataLoader:
         dataset = self.dataset(split, training=training)
         self._datasets.append(dataset)
@@ -226,4 +230,5 @@ class ClassDataModule(PictureDataModule):
             seed=self.seed,
             collate=self._collate(split, training=training),
             weights=weights,
+            sampler=self._sampler() if training else None,
         )

@@ -44,7 +44,8 @@ class PictureDataset(Dataset):
 
     Attributes:
         blank_means: How an evaluation counts what ``blank`` gives.
-        views: So many epochs have pixels of their own, and then they come again; None: every epoch has.
+        views: So many epochs have pixels of their own, and then they come again; None: every epoch has. With views
+            repeats in an epoch have the same pixels.
     """
 
     blank_means: str
@@ -77,7 +78,7 @@ class PictureDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, ...]) -> Any:
         """The item of ``(epoch, index)``, as `EpochSampler` asks for; of a plain index, that of epoch 0.
 
-        A third number tells repeats in an epoch apart, which are augmented differently, see `IdentitySampler`.
+        A third number tells repeats in an epoch apart, which are augmented differently unless there are ``views``.
         """
         epoch, index, *repeats = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):

@@ -20,9 +20,8 @@ def hold_out_identities(
     """The training or validation part of pictures that come without a split: each identity is wholly in one.
 
     ``share`` of the identities is held out, rounded (halves up), at least two, so that there are different ones to tell
-    apart, and at most all but two. Of those with several pictures, which
-    pairs need, as large a share is held out as of those with one. Which ones depends on the sorted names, on who has
-    several pictures, and on the seed.
+    apart, and at most all but two. Of those with several pictures, which pairs need, as large a share is held out as of
+    those with one. Which ones depends on the sorted names, on who has several pictures, and on the seed.
 
     Args:
         pictures: All of them.

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from mnvision.annotations import LabelledPictures, PairedPictures, Pairs
 from mnvision.data.class_datamodule import ClassDataModule
-from mnvision.data.class_dataset import ClassCollate, ClassDataset
+from mnvision.data.class_dataset import ClassDataset
 from mnvision.data.class_formats import Request
 from mnvision.data.folders import SplitFolders, class_names, read_classes
 from mnvision.data.identities import hold_out_identities, present_alone
 from mnvision.data.identity_sampler import IdentitySampler
-from mnvision.data.labelled import adopt_labels
+from mnvision.data.labelled import adopt_labels, refuse_shared
 from mnvision.data.landmarks import read_landmarks
 from mnvision.data.lfw import FOLDS, read_lfw
 from mnvision.data.lists import Columns, read_list
-from mnvision.data.loaders import make_loader
 from mnvision.data.pairs import make_pairs, read_pair_list, refuse_shared_identities
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
@@ -54,15 +53,22 @@ class IdentityDataModule(ClassDataModule):
             asked = Request(self._folder(), split, self._classes, self._val_share, self._split_seed, options)
             pictures = READERS[self.format](asked)
             name = f"{self._folder()} ({split})"
-            if split == "train" and self._class_table is not None:
-                pictures = adopt_labels(pictures, classes=self._class_table[0], name=name)
             if split != "train":
-                allowed = self._options["allow_overlap"]
-                refuse_shared_identities(self._trained(), pictures, allowed=allowed, name=name)
+                self._refuse_known(self._trained(), pictures, split)
                 if not isinstance(pictures, PairedPictures):
                     pictures = PairedPictures(**vars(pictures), pairs=self._pairs(pictures, split, name=name))
+            elif self._class_table is not None:  # against which all other splits are checked
+                pictures = adopt_labels(pictures, classes=self._class_table[0], name=name)
+            else:
+                for other, measured in self._splits.items():  # read before anyone knew who is trained on
+                    self._refuse_known(pictures.classes, measured, other)
             self._keep(split, pictures)
         return self._splits[split]
+
+    def _refuse_known(self, known: Sequence[str], measured: LabelledPictures, split: Split) -> None:
+        """Refuse, or where the user allows it warn, that a split has identities that are trained on."""
+        name, allowed = f"{self._folder()} ({split})", self._options["allow_overlap"]
+        refuse_shared_identities(known, measured, allowed=allowed, name=name)
 
     def _pairs(self, pictures: LabelledPictures, split: Split, *, name: str) -> Pairs:
         """The pairs of a split that brings none: those of a list where one is given, else made."""
@@ -135,19 +141,6 @@ class IdentityDataModule(ClassDataModule):
             rank=rank,
         )
 
-    def _loader(self, split: Split, *, training: bool) -> DataLoader:
-        dataset = self.dataset(split, training=training)
-        self._datasets.append(dataset)
-        return make_loader(
-            dataset,
-            training=training,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            collate=ClassCollate(),
-            sampler=self._sampler() if training else None,
-        )
-
 
 def _read_folders(asked: Request) -> LabelledPictures:
     """A folder for each identity, in folders for the splits or in the root."""
@@ -158,10 +151,24 @@ def _read_folders(asked: Request) -> LabelledPictures:
     # What is measured on may be there without what was trained on.
     if split != "train" and wanted.is_dir() and (apart or class_names(wanted)):
         return present_alone(read_classes(root, part=getattr(folders, split)))
+    if not apart:
+        _refuse_splits_among_identities(root, folders)
     pictures = read_classes(root, part=folders.train if apart else "", classes=classes)
     if split == "train" and apart and (root / folders.val).is_dir():
         return present_alone(pictures)
     return hold_out_identities(pictures, split, share=share, seed=seed, name=str(train if apart else root))
+
+
+def _refuse_splits_among_identities(root: Path, folders: SplitFolders) -> None:
+    """Refuse a root of identities with the folder of a split among them: all whom it holds would be one of them."""
+    for key in ("val", "test"):
+        folder = root / getattr(folders, key)
+        if folder.is_dir() and class_names(folder):
+            raise UserError(
+                f"{folder} holds identities to measure on, and those to train on are beside it in {root}, or missing. "
+                f"Expected them in {root / folders.train}: move them there. (If {folder.name} is a person, give "
+                f"data.{key} another name)"
+            )
 
 
 def _read_lists(asked: Request) -> LabelledPictures:
@@ -174,7 +181,11 @@ def _read_lists(asked: Request) -> LabelledPictures:
         )
     folder, own = root / options["images"], options[split]
     if own is not None and split != "train":
-        return present_alone(read_list(root / own, folder=folder, columns=columns))
+        found = read_list(root / own, folder=folder, columns=columns, numbers=False)
+        if (root / options["train"]).is_file() and not options["allow_overlap"]:  # it need not be there to measure
+            learnt = read_list(root / options["train"], folder=folder, columns=columns, numbers=False)
+            refuse_shared({"train": learnt, split: found}, name=str(root))
+        return present_alone(found)
     if columns.split is not None:
         learnt = classes if split == "train" else None
         found = read_list(
@@ -182,13 +193,14 @@ def _read_lists(asked: Request) -> LabelledPictures:
             split=split,
             folder=folder,
             columns=columns,
+            numbers=False,
             classes=learnt,
             val_share=share,
             seed=seed,
             hold_out=hold_out_identities,
         )
         return present_alone(found)
-    pictures = read_list(root / options["train"], folder=folder, columns=columns, classes=classes)
+    pictures = read_list(root / options["train"], folder=folder, columns=columns, numbers=False, classes=classes)
     if split == "train" and options["val"] is not None:
         return present_alone(pictures)
     return hold_out_identities(pictures, split, share=share, seed=seed, name=str(root / options["train"]))
@@ -196,12 +208,12 @@ def _read_lists(asked: Request) -> LabelledPictures:
 
 def _read_lfw(asked: Request) -> LabelledPictures:
     """LFW with its protocol, whose file is in the folder of the pictures or beside it, or beside their archive."""
-    root, split, _, share, seed, options = asked
+    root, split, classes, share, seed, options = asked
     places = [folder / options["pairs"] for folder in (root, root.parent, options["beside"])]
     file = next((file for file in places if file.is_file()), places[-1])
     folds = options["test_folds"] or FOLDS
     pairs = options["pair_count"]
-    return read_lfw(root, file, split, test_folds=folds, val_share=share, val_pairs=pairs, seed=seed)
+    return read_lfw(root, file, split, test_folds=folds, classes=classes, val_share=share, val_pairs=pairs, seed=seed)
 
 
 READERS: dict[str, Callable[[Request], LabelledPictures]] = {

@@ -15,7 +15,8 @@ class IdentitySampler(DistributedSampler):
 
     In an epoch the pictures of each identity are dealt out in groups of K; the last group of an identity is filled up
     with more of its pictures, the same ones again where there are fewer than K. ``repeat`` counts these, from 0 on, so
-    that each can be augmented by itself: a picture and its exact copy would teach nothing. No identity comes twice in a
+    that each can be augmented by itself: a picture and its exact copy would teach nothing (a training that shows a few
+    views in turn, ``task.teacher_views``, has no batches of identities for that). No identity comes twice in a
     batch: of one that has more groups than there are batches, some pictures wait for another epoch, as do a few last
     groups that make no whole batch. Pictures without an identity are left out. The order is drawn from (seed, epoch).
     Each rank gets batches of its own, equally many.

@@ -16,6 +16,7 @@ import numpy as np
 
 from mnvision.annotations import PairedPictures, Pairs
 from mnvision.data.archives import extract_once, is_archive
+from mnvision.data.classes import choose_classes
 from mnvision.data.labelled import encode_names
 from mnvision.data.pairs import make_pairs
 from mnvision.data.pictures import SUFFIXES
@@ -105,6 +106,7 @@ def read_lfw(
     split: Split,
     *,
     test_folds: Sequence[int] = FOLDS,
+    classes: Sequence[str] | None = None,
     val_share: float = VAL_SHARE,
     val_pairs: int = VAL_PAIRS,
     seed: int = 0,
@@ -120,6 +122,7 @@ def read_lfw(
         pairs_file: See ``read_pairs``.
         split: Which part.
         test_folds: Numbers of the folds that are tested on, from 1 on; all ten are the whole protocol.
+        classes: Names of the people to train on, of whom those for validation are held out; None: all others.
         val_share: Part of the other people that is for validation.
         val_pairs: The most pairs that are made of them.
         seed: Of which people, and of their pairs.
@@ -128,7 +131,8 @@ def read_lfw(
         Pictures by name, and their pairs, whose folds keep their place in the file; ``train`` has no pairs.
 
     Raises:
-        UserError: The file or the pictures are missing or wrong, or nobody is left to train on.
+        UserError: The file or the pictures are missing or wrong, or nobody is left to train on; of ``classes``,
+            somebody is not there (the nearest names are given), or is tested on.
     """
     protocol = read_pairs(pairs_file)
     folder, pictures = list_faces(root)
@@ -147,6 +151,15 @@ def read_lfw(
             f" {', '.join(map(str, chosen))}, so that there is nobody to train on. Test on fewer folds, such as 10, or"
             " train on other faces"
         )
+    if classes is not None:
+        if both := [name for name in classes if name in tested]:
+            raise UserError(
+                f"data.classes: {', '.join(both[:5])} {'is' if len(both) == 1 else 'are'} in pairs of the test folds "
+                f"{', '.join(map(str, chosen))}. Expected people who are not tested on: leave them out, or test on "
+                "fewer folds"
+            )
+        learnt = choose_classes(pictures.classes, classes=classes, file=folder)
+        free &= np.isin(np.arange(len(free)), learnt)
     # The people are held out like pictures of two classes, so that both splits have some with several pictures.
     several = np.bincount(pictures.labels, minlength=len(free)) > 1
     people = np.flatnonzero(free)

@@ -20,6 +20,8 @@ from mnvision.errors import UserError, did_you_mean, file_error, line_error
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_MOST_CLASSES = 100_000  # that numbers count, where there are no more pictures: any list may leave classes out
+_TOO_GREAT = 10**18
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def read_list(
     folder: str | Path | None = None,
     columns: Columns | None = None,
     known: Sequence[str] | None = None,
+    numbers: bool = True,
     classes: Sequence[str] | None = None,
     val_share: float = VAL_SHARE,
     seed: int = 0,
@@ -64,8 +67,8 @@ def read_list(
     may be left empty. A picture without a label gets -1.
 
     Labels are names of classes, or integers from 0 on that count them. They are names where all of them are ``known``
-    names, else integers where all look like it. The table of classes is what is known, else the sorted names, or the
-    numbers from 0 to the greatest, of the whole list, whatever the split.
+    names, else integers where all look like it, unless ``numbers`` is False. The table of classes is what is known,
+    else the sorted names, or the numbers from 0 to the greatest, of the whole list, whatever the split.
 
     Pictures keep the order of the list. A box is given in pixels of the original picture, xmin and ymin of its left
     and upper edge, xmax and ymax of its right and lower one; a row may leave its four cells empty and gets NaN.
@@ -78,6 +81,8 @@ def read_list(
         folder: What the paths are relative to; the folder of the list where None.
         columns: Names of the columns of a CSV file.
         known: Names of all classes, in the order of their labels.
+        numbers: Whether labels that look like numbers count the classes. False, for identities: ``01``, ``1`` and
+            ``90071992`` are names of three; -1, as everywhere, is nobody.
         classes: Names of the classes to use, in the order of their labels; the pictures of the others are left out.
         val_share: Part to hold out.
         seed: Of what is held out.
@@ -86,7 +91,7 @@ def read_list(
     Raises:
         UserError: The list is missing, empty, not UTF-8, or lacks a column; a line is wrong (with its number); a
             picture is listed twice; a class is unknown; there is no such split; one of three pictures that are
-            looked for is missing.
+            looked for is missing; a number would make more classes than there can be.
     """
     file, columns = Path(file), columns or Columns()
     with open_list(file, of="pictures", expected="a CSV file or plain text") as text:
@@ -95,7 +100,7 @@ def read_list(
         else:
             rows = _read_plain(text, file=file)
     names = picture_names(rows.files, lines=rows.lines, file=file, splits=rows.splits)
-    labels, table = _labels(rows, known=known, file=file)
+    labels, table = _labels(rows, known=known, numbers=numbers, file=file)
     pictures = LabelledPictures(
         file_names=encode_names(names, source=file),
         labels=labels,
@@ -176,26 +181,29 @@ def _box(cells: list[str], *, table: CsvTable) -> tuple[float, ...]:
     return box
 
 
-def _labels(rows: _Rows, *, known: Sequence[str] | None, file: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(
+    rows: _Rows, *, known: Sequence[str] | None, numbers: bool, file: Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels int64 [I] and the table of classes."""
-    given = set(rows.labels) - {""}
+    nobody = {""} if numbers else {"", "-1"}
+    given = set(rows.labels) - nobody
     names = sorted(given) if known is None else known
-    numbers = all(_INTEGER.fullmatch(label) for label in given)
+    numbers = numbers and all(_INTEGER.fullmatch(label) for label in given)
     if numbers and given and not (known is not None and given <= set(known)):
-        labels = np.array([int(label) if label else -1 for label in rows.labels], dtype=np.int64)
+        labels = np.array([_number(label) for label in rows.labels], dtype=np.int64)
         if known is None:
-            names = [str(label) for label in range(max(0, int(labels.max()) + 1))]
+            names = _counted(labels, rows=rows, file=file)
         wrong = (labels < -1) | (labels >= len(names))
         if wrong.any():
             i = int(np.argmax(wrong))
             raise _line_error(
                 file,
                 rows.lines[i],
-                f"has the label {labels[i]}; expected 0 to {len(names) - 1}, one of {len(names)} classes, or -1 for"
-                " a picture whose class is not known",
+                f"has the label {rows.labels[i]}; expected 0 to {len(names) - 1}, one of {len(names)} classes, or -1"
+                " for a picture whose class is not known",
             )
         return labels, tuple(names)
-    place = {name: label for label, name in enumerate(names)} | {"": -1}
+    place = {name: label for label, name in enumerate(names)} | dict.fromkeys(nobody, -1)
     strange = given - place.keys()
     if strange:
         i = next(i for i, label in enumerate(rows.labels) if label in strange)
@@ -206,6 +214,24 @@ def _labels(rows: _Rows, *, known: Sequence[str] | None, file: Path) -> tuple[np
             f"{did_you_mean(rows.labels[i], names, known=True)}",
         )
     return np.array([place[label] for label in rows.labels], dtype=np.int64), tuple(names)
+
+
+def _number(label: str) -> int:
+    """The number of a class; -1 where it is not known."""
+    return int(label or -1) if len(label) < 19 else _TOO_GREAT  # more digits may be more than an array holds
+
+
+def _counted(labels: np.ndarray, *, rows: _Rows, file: Path) -> list[str]:
+    """The numbers from 0 to the greatest label as names; refuses such as can be no number of a class."""
+    i, most = int(np.argmax(labels)), max(_MOST_CLASSES, len(labels))
+    if labels[i] >= most:
+        raise _line_error(
+            file,
+            rows.lines[i],
+            f"has the label {rows.labels[i]}, and the list {len(labels)} pictures; expected numbers that count the "
+            f"classes from 0 on, below {most}. If these are names, put a letter before each",
+        )
+    return [str(label) for label in range(int(labels[i]) + 1)]
 
 
 def _line_error(file: Path, line: int, message: str) -> UserError:

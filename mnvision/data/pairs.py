@@ -11,7 +11,7 @@ import numpy as np
 
 from mnvision.annotations import LabelledPictures, Pairs
 from mnvision.data.csv_rows import CsvTable, open_list, plain_path
-from mnvision.errors import UserError, did_you_mean, line_error
+from mnvision.errors import UserError, did_you_mean, file_error, line_error
 from mnvision.ops.folds import folds_in_order
 
 log = logging.getLogger(__name__)
@@ -88,14 +88,15 @@ def read_pair_list(file: str | Path, pictures: LabelledPictures) -> Pairs:
 
     Args:
         file: UTF-8; cells set apart by commas, semicolons or tabs. ``first`` and ``second`` are file names of pictures,
-            ``same`` is 1 or 0 (or true or false, yes or no, same or different), ``fold`` a whole number. Without folds
-            the same and the different pairs, each in their order, are cut into ten.
+            ``same`` is 1 or 0 (or true or false, yes or no, same or different), ``fold`` a whole number, which
+            only tells the folds apart: they are counted in their order. Without folds the same and the different
+            pairs, each in their order, are cut into ten.
         pictures: The split, whose file names the list uses.
 
     Raises:
         UserError: The file is missing or lacks a column; a line (given by its number) has an unknown picture, the same
             one twice, a value that cannot be read, or says of two pictures what their identities do not; a pair is
-            listed twice; there is no pair.
+            listed twice; there is no pair, or none that is the same, or none that is different.
     """
     file = Path(file)
     place_of = {pictures.file_name(i): i for i in range(len(pictures))}
@@ -114,6 +115,12 @@ def read_pair_list(file: str | Path, pictures: LabelledPictures) -> Pairs:
     pairs = Pairs(first, second, same, np.unique(folds, return_inverse=True)[1] if folded else folds_in_order(same))
     _refuse_contradictions(pairs, pictures, lines=lines, file=file)
     _refuse_repeats(pairs, lines=lines, file=file)
+    if same.all() or not same.any():
+        there, missing = ("same", "different") if same.all() else ("different", "same")
+        raise file_error(
+            file,
+            f"calls every pair {there}. Expected {missing} ones as well, as any network tells one kind right: add some",
+        )
     return pairs
 
 

@@ -37,7 +37,7 @@ class EmbeddingObjective(TrainingObjective[Embedder, Embedder]):
         relation_weight: Of the difference of their relations within a batch, see ``relation_loss``.
 
     Raises:
-        UserError: If there is nothing to learn from, or the vectors cannot be compared.
+        UserError: If there is nothing to learn from, nobody to tell apart, or the vectors cannot be compared.
     """
 
     def __init__(
@@ -57,6 +57,11 @@ class EmbeddingObjective(TrainingObjective[Embedder, Embedder]):
             raise UserError(
                 "task.loss=none leaves the teacher alone to learn from, and there is none: give task.teacher=CKPT with "
                 "task.teacher_weight or task.relation_weight above 0, or another task.loss"
+            )
+        if loss != "none" and identities < 2:
+            raise UserError(
+                f"task.loss={loss} tells identities apart, and the training pictures have {identities}. Expected two or"
+                " more: give pictures of others, or task.loss=none with a teacher"
             )
         if teacher is None and relation_weight:
             raise UserError(

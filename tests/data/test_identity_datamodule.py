@@ -86,6 +86,69 @@ def test_folders_of_their_own(tmp_path):
     assert people(data, "val") == {"ann", "bob"}
 
 
+def test_identities_beside_a_split_are_no_training(tmp_path):
+    """They would be learnt together with one called val, who has the pictures of all that are measured on."""
+    draw(tmp_path, NAMES[:4])
+    draw(tmp_path / "val", NAMES[4:])
+    message = (
+        r"val holds identities to measure on, .*Expected them in \S+/train: move them there.*data.val another name"
+    )
+    with pytest.raises(UserError, match=message):
+        module(tmp_path).load_split("train")
+    data = module(tmp_path)
+    assert people(data, "val") == set(NAMES[4:])  # without a training they can be measured on
+    with pytest.raises(UserError, match=message):
+        data.load_split("train")
+    (tmp_path / "val").rename(tmp_path / "test")
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match="test holds identities to measure on"):
+            module(tmp_path).load_split(split)
+
+
+def test_whom_a_training_knows_is_refused_in_any_order(tmp_path, caplog):
+    draw(tmp_path / "train", NAMES[:5])
+    draw(tmp_path / "val", NAMES[4:])
+    data = module(tmp_path)
+    data.load_split("val")
+    for _ in range(2):  # and is not kept
+        with pytest.raises(UserError, match=r"\(val\): 1 of its 4 identities were trained on, such as eve"):
+            data.load_split("train")
+    data = module(tmp_path, allow_overlap=True)
+    data.load_split("val")
+    data.load_split("train")
+    assert "(val): 1 of its 4 identities were trained on, such as eve: the numbers are those of" in caplog.text
+
+
+def test_a_picture_is_in_one_list(tmp_path):
+    """Though it is given other names."""
+    draw(tmp_path, NAMES)
+    for file, some in (("train.csv", NAMES[:5]), ("val.csv", NAMES[4:])):
+        rows = [f"{name}/{number}.png,{file[0]}-{name}" for name in some for number in range(3)]
+        (tmp_path / file).write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(UserError, match="3 pictures are in both splits 'train' and 'val', the first is eve/0.png"):
+        module(tmp_path, name="identity_list", val="val.csv").load_split("val")
+    data = module(tmp_path, name="identity_list", val="val.csv", allow_overlap=True)
+    assert len(data.load_split("val")) == 12
+    (tmp_path / "train.csv").unlink()  # nobody was trained on it
+    assert len(module(tmp_path, name="identity_list", val="val.csv").load_split("val")) == 12
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_numbers_are_names_of_identities(tmp_path, column):
+    draw(tmp_path, NAMES)
+    numbers = dict(zip(NAMES, ["1", "01", "30000000", "99999999999999999999", "7", "-1", "8", "9"], strict=True))
+    rows = [f"{name}/{k}.png,{numbers[name]},{'train' if name < 'g' else 'val'}" for name in NAMES for k in range(3)]
+    (tmp_path / "train.csv").write_text("\n".join(["file,label,part", *rows]))
+    column = {"split_column": "part"} if column else {"val": "val.csv"}
+    if "val" in column:
+        for file, some in (("val.csv", rows[18:]), ("train.csv", rows[:18])):
+            (tmp_path / file).write_text("\n".join(["file,label,part", *some]))
+    data = module(tmp_path, name="identity_list", **column)
+    assert set(data.load_split("train").classes) == {"1", "01", "30000000", "99999999999999999999", "7"}
+    assert (data.load_split("train").labels == -1).sum() == 3  # of fay, who is not known
+    assert data.load_split("val").classes == ("8", "9")
+
+
 def test_a_checkpoint_knows_whom_it_was_trained_on(tmp_path):
     draw(tmp_path / "train", NAMES[:4])
     draw(tmp_path / "val", NAMES[4:])
@@ -116,10 +179,11 @@ def test_lists(tmp_path, column):
     else:
         data = module(tmp_path, name="identity_list", val_share=0.25)
         assert len(people(data, "val")) == 2
-        (tmp_path / "val.csv").write_text("\n".join(["file,label", *(row.rpartition(",")[0] for row in rows[:6])]))
-        data = module(tmp_path, name="identity_list", val="val.csv")
+        for file, some in (("val.csv", rows[:6]), ("rest.csv", rows[6:])):
+            (tmp_path / file).write_text("\n".join(["file,label", *(row.rpartition(",")[0] for row in some)]))
+        data = module(tmp_path, name="identity_list", train="rest.csv", val="val.csv")
         assert people(data, "val") == {"ann", "bob"}
-        assert people(data, "train") == set(NAMES)
+        assert people(data, "train") == set(NAMES[2:])
 
 
 def test_a_column_without_val_holds_identities_out(tmp_path):
@@ -160,6 +224,12 @@ def test_lfw_out_of_an_archive_with_its_pairs_beside_it(tmp_path, monkeypatch):
     assert len(data.load_split("test").pairs) == 2
     assert set(data.load_split("train").classes) | set(data.load_split("val").classes) == set(NAMES) - {"cat", "dan"}
     assert len(data.load_split("val").pairs) <= 6
+    some = {"ann", "eve", "fay", "gus"}
+    data = module(
+        *(tmp_path / "lfw.tar",), name="lfw", pairs="pairs.txt", test_folds=[2], val_share=0.5, classes=sorted(some)
+    )
+    assert set(data.load_split("train").classes) | set(data.load_split("val").classes) == some
+    assert set(data.load_split("test").classes) == {"cat", "dan"}
 
 
 def test_boxes_of_a_list(tmp_path):

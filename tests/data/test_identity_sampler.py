@@ -66,9 +66,10 @@ def test_ranks_share_an_epoch():
     parts = [IdentitySampler(LABELS, batch_size=8, per_identity=2, ranks=2, rank=rank) for rank in range(2)]
     found = [batches(part, 8) for part in parts]
     assert len(found[0]) == len(found[1]) == len(batches(alone, 8)) // 2
-    groups = Counter(index for part in found for batch in part for index in batch)
-    singles = np.flatnonzero(np.bincount(LABELS)[LABELS] >= 8)  # those that no group has to repeat, but for a last one
-    assert max(groups[row] for row in singles.tolist()) <= 2
+    rows = [(index, repeat) for part in parts for _, index, repeat in part]
+    assert len(set(rows)) == len(rows)  # no rank has what another one has
+    for batch in (*found[0], *found[1]):
+        assert sorted(Counter(LABELS[batch].tolist()).values()) == [2, 2, 2, 2]
 
 
 def test_unknown_identities_are_left_out():

@@ -96,6 +96,19 @@ def test_nobody_is_in_two_splits(lfw):
     assert told(read_lfw(*lfw, "val", test_folds=[2], val_share=0.4)) == told(val)
 
 
+def test_some_people_are_trained_on(lfw):
+    chosen = ["Ann", "Bob", "Gus", "Hal"]
+    splits = [read_lfw(*lfw, split, test_folds=[2], classes=chosen, val_share=0.5) for split in ("train", "val")]
+    assert sorted(name for split in splits for name in split.classes) == chosen
+    assert read_lfw(*lfw, "test", test_folds=[2], classes=chosen).classes == ("Dan_O", "Eve", "Fay")
+    with pytest.raises(UserError, match="there is no class 'Anne', which data.classes asks for. The nearest: Ann"):
+        read_lfw(*lfw, "train", test_folds=[2], classes=["Anne", "Bob"])
+    with pytest.raises(
+        UserError, match="data.classes: Eve is in pairs of the test folds 2. Expected people who are not"
+    ):
+        read_lfw(*lfw, "train", test_folds=[2], classes=["Ann", "Bob", "Eve"])
+
+
 def test_the_whole_protocol_leaves_those_in_no_pair(lfw):
     assert set(read_lfw(*lfw, "train", test_folds=(1, 2), val_share=0.5).classes) <= {"Gus", "Hal", "Ida", "Joe"}
     lfw[1].write_text("1\t2\nAnn\t1\t2\nBob\t1\t2\nAnn\t1\tBob\t1\nAnn\t1\tBob\t2\n")

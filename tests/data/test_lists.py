@@ -84,6 +84,24 @@ def test_known_names_number_the_labels(tmp_path):
     assert (got.file_names.tolist(), got.labels.tolist(), got.classes) == ([b"a.jpg"], [0], ("y",))
 
 
+def test_numbers_that_are_names(tmp_path):
+    file = write(tmp_path, "a.jpg 1\nb.jpg 01\nc.jpg 30000000\nmy d.jpg -1\n", name="train.txt")
+    got = read_list(file, numbers=False)
+    assert (got.labels.tolist(), got.classes) == ([1, 0, 2, -1], ("01", "1", "30000000"))
+
+
+def test_numbers_that_can_count_no_classes(tmp_path):
+    file = write(tmp_path, "a.jpg 99999\nb.jpg 7\n", name="train.txt")
+    assert len(read_list(file).classes) == 100_000  # of which the list leaves out many
+    for number in ("100000", "99999999999999999999"):
+        file = write(tmp_path, f"a.jpg 7\nb.jpg {number}\n", name="train.txt")
+        message = f"line 2 has the label {number}, and the list 2 pictures; expected numbers that count .* below 100000"
+        with pytest.raises(UserError, match=message):
+            read_list(file)
+        with pytest.raises(UserError, match=f"line 2 has the label {number}; expected 0 to 8, one of 9 classes"):
+            read_list(file, known=list("abcdefghi"))
+
+
 def test_the_folder_of_the_pictures(tmp_path):
     (tmp_path / "lists").mkdir()
     file = write(tmp_path / "lists", "a.jpg 0\n", name="l.txt", pictures=False)

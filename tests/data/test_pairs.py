@@ -114,6 +114,8 @@ def test_reads_a_list(tmp_path):
             "first,second,same,fold\n0.jpg,1.jpg,1,1\n2.jpg,1.jpg,0,1\n1.jpg,0.jpg,1,2\n",
             "line 4 lists the pair of line 2 again. Expected every pair once",
         ),
+        ("first,second,same\n0.jpg,1.jpg,1\n2.jpg,3.jpg,1\n", "calls every pair same. Expected different ones as well"),
+        ("first,second,same\n0.jpg,2.jpg,0\n", "calls every pair different. Expected same ones as well"),
     ],
 )
 def test_what_is_wrong_with_a_list(tmp_path, text, message):

@@ -103,6 +103,14 @@ def test_every_loss_falls(loss, images):
     assert (objective.directions is not None) == (loss in ("arcface", "cosface"))
 
 
+@pytest.mark.parametrize("loss", ["arcface", "cosface", "triplet", "contrastive"])
+def test_one_identity_is_told_apart_from_nobody(loss):
+    """The loss would be 0 from the first step on."""
+    with pytest.raises(UserError, match=f"task.loss={loss} tells identities apart, and the training pictures have 1"):
+        EmbeddingObjective(embedder(), loss=loss, identities=1)
+    EmbeddingObjective(embedder(), loss="none", identities=0, teacher=embedder())
+
+
 def test_unknown_identities_do_not_count(images):
     model = embedder(embedding_size=16).eval()
     objective = EmbeddingObjective(model, loss="arcface", identities=3)
