@@ -183,8 +183,8 @@ def _read_lists(asked: Request) -> LabelledPictures:
     if own is not None and split != "train":
         found = read_list(root / own, folder=folder, columns=columns, numbers=False)
         if (root / options["train"]).is_file() and not options["allow_overlap"]:  # it need not be there to measure
-            learnt = read_list(root / options["train"], folder=folder, columns=columns, numbers=False)
-            refuse_shared({"train": learnt, split: found}, name=str(root))
+            trained = read_list(root / options["train"], folder=folder, columns=columns, numbers=False)
+            refuse_shared({"train": trained, split: found}, name=str(root))
         return present_alone(found)
     if columns.split is not None:
         learnt = classes if split == "train" else None
