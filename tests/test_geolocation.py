@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mnvision import load_model, predicting, run, sharding
+from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
 from mnvision.geolocation import degrees
 from mnvision.models.place_objective import PlaceObjective
@@ -93,6 +94,19 @@ def test_prediction_tells_places(trained, tmp_path):
     points = json.loads((tmp_path / "out" / "predictions.geojson").read_text())["features"]
     assert points[1]["geometry"]["coordinates"] == [entries[1]["lon"], entries[1]["lat"]]
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+
+
+def test_a_model_that_has_diverged_tells_nothing(trained, tmp_path):
+    model = load_model(trained / "checkpoints" / "best.ckpt")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(torch.nan)
+    save_model(model, tmp_path / "nan.ckpt")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    words = ("trainer.accelerator=cpu", f"ckpt={tmp_path / 'nan.ckpt'}", f"source={tmp_path / 'a.png'}")
+    with pytest.raises(UserError, match="the model's probabilities are not finite: it has diverged"):
+        predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+    assert not (tmp_path / "out" / "predictions.json").exists()
 
 
 def test_a_run_goes_on_as_if_nothing_had_happened(root, tmp_path):
