@@ -15,10 +15,12 @@ from mnvision import load_model, predicting, run, sharding
 from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
 from mnvision.geolocation import degrees
+from mnvision.models.create import create_model
 from mnvision.models.place_objective import PlaceObjective
 from mnvision.ops.geo import DISTANCES, haversine
 from mnvision.ops.s2 import leaf_cells, parent_cells, read_tokens
 from mnvision.place_figures import partition_map, predictions_map
+from mnvision.types import Labels
 from tests.runs import TRAINER, configure
 
 TINY = (
@@ -141,6 +143,19 @@ def test_soft_labels_are_what_training_minimises(root):
         model = build.build_model(cfg, classes=data.classes, category_ids=None, task_options=data.task_options)
         assert torch.isfinite(model.places).all()
         assert isinstance(build_objective(cfg, model, data=data, teacher=None), kind)
+
+
+def test_the_loss_counts_its_pictures_in_float32():
+    """257 of them, which bfloat16 has no number for."""
+    model = create_model("geolocate", alpha=0.25, image_size=32, classes=["47e61", "47e67", "6b"])
+    objective = PlaceObjective(model, scale=75)
+    count = 257
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(count, 3, generator=generator).bfloat16()
+    places = model.places[torch.randint(3, (count,), generator=generator)]
+    targets = Labels(torch.zeros(count, dtype=torch.int64), torch.arange(count), places=places)
+    expected = -(objective.soft_targets(targets).double() * logits.double().log_softmax(-1)).sum() / count
+    assert objective.class_loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_places_in_words():
