@@ -9,11 +9,13 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
+
 from mnvision.data.places import PlaceColumns, read_places
 from mnvision.figures import save
 from mnvision.ops.partition import adaptive_cells
-from mnvision.ops.s2 import leaf_cells
-from mnvision.place_figures import level_table, partition_map
+from mnvision.ops.s2 import cell_levels, leaf_cells
+from mnvision.place_figures import partition_map
 
 
 def main() -> None:
@@ -47,8 +49,9 @@ def main() -> None:
             f"{counts.max():,} places each; {lost:,} places ({lost / len(places):.1%}) in dropped cells"
         )
         print("level cells places")
-        for row in level_table(cells, counts):
-            print("{:>5} {:>5} {:>6}".format(*row))
+        levels = cell_levels(cells)
+        for level in np.unique(levels):
+            print(f"{level:>5} {(levels == level).sum():>5} {counts[levels == level].sum():>6}")
         if args.output:
             paths = save(partition_map(cells, counts=counts, places=places), args.output / f"cells_{most}_{least}")
             print(f"map: {paths[1]}")

@@ -17,7 +17,7 @@ from mnvision.files import csv_text, write_text
 from mnvision.metrics.attribute_tables import attribute_table, number_table
 from mnvision.metrics.attributes import AttributeMetric, AttributeRow
 from mnvision.models.attributes import AttributeNetwork
-from mnvision.models.base import ModelSpec, TaskModel
+from mnvision.models.base import ModelSpec, TaskModel, check_finite
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.report_plans import ATTRIBUTES
 
@@ -114,8 +114,14 @@ def judged_lines(attributes: Mapping[str, Mapping[str, Any]]) -> list[Caption]:
 
 
 def predict(model: AttributeNetwork, images: Sequence[np.ndarray], *, cfg: Mapping[str, Any]) -> list[Found]:
-    """The probabilities of the attributes of pictures uint8 [H, W, 3]."""
-    return [Found(row, cfg["score_threshold"]) for row in model.predict(images).tolist()]
+    """The probabilities of the attributes of pictures uint8 [H, W, 3].
+
+    Raises:
+        UserError: They are not finite.
+    """
+    probabilities = model.predict(images)
+    check_finite(probabilities, what="probabilities")
+    return [Found(row, cfg["score_threshold"]) for row in probabilities.tolist()]
 
 
 def draw(image: np.ndarray, found: Found, *, spec: ModelSpec) -> np.ndarray:

@@ -18,7 +18,7 @@ from mnvision.figures import save
 from mnvision.files import csv_text, write_text
 from mnvision.metrics.classification import ClassificationMetric
 from mnvision.metrics.classification_tables import accuracy_table, classification_table, confusion_table
-from mnvision.models.base import ModelSpec, TaskModel
+from mnvision.models.base import ModelSpec, TaskModel, check_finite
 from mnvision.models.classifier import Classifier
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.report_plans import CLASSIFICATION
@@ -99,8 +99,14 @@ def write_pictures(
 
 
 def predict(model: Classifier, images: Sequence[np.ndarray], *, cfg: Mapping[str, Any]) -> list[Found]:
-    """The ``top_k`` most likely classes of pictures uint8 [H, W, 3]."""
-    scores, labels = model.predict(images).topk(min(cfg["top_k"], model.num_classes))
+    """The ``top_k`` most likely classes of pictures uint8 [H, W, 3].
+
+    Raises:
+        UserError: The probabilities are not finite.
+    """
+    probabilities = model.predict(images)
+    check_finite(probabilities, what="probabilities")
+    scores, labels = probabilities.topk(min(cfg["top_k"], model.num_classes))
     return [Found(*row) for row in zip(labels.tolist(), scores.tolist(), strict=True)]
 
 

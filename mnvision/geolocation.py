@@ -16,7 +16,7 @@ from mnvision.data.splits import Split
 from mnvision.figures import save
 from mnvision.files import csv_text, write_text
 from mnvision.metrics.geolocation import WITHIN, GeolocationMetric
-from mnvision.models.base import ModelSpec, TaskModel
+from mnvision.models.base import ModelSpec, TaskModel, check_finite
 from mnvision.models.geolocator import Geolocator
 from mnvision.ops.geo import DISTANCES
 from mnvision.ops.s2 import read_tokens
@@ -124,8 +124,13 @@ def write_pictures(
 
 
 def predict(model: Geolocator, images: Sequence[np.ndarray], *, cfg: Mapping[str, Any]) -> list[Found]:
-    """The places of pictures uint8 [H, W, 3], and the ``top_k`` most likely cells."""
+    """The places of pictures uint8 [H, W, 3], and the ``top_k`` most likely cells.
+
+    Raises:
+        UserError: The probabilities of the cells are not finite.
+    """
     located = model.predict(images)
+    check_finite(located.probabilities, what="probabilities")
     scores, labels = located.probabilities.topk(min(cfg["top_k"], model.num_classes))
     rows = zip(located.places.tolist(), labels.tolist(), scores.tolist(), strict=True)
     return [Found((place[0], place[1]), some, theirs) for place, some, theirs in rows]

@@ -19,7 +19,8 @@ from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.models.base import TaskModel
 
-_FORMAT = 1
+_FORMAT = 2  # raise it when a model gets another digest
+_NO_PART = ("dropout", "flip")  # of a digest: options of the training alone, and what the model itself says
 _ROWS, _QUERIES = 65_536, 256  # of similarities in memory at a time: 64 MB
 
 
@@ -30,20 +31,29 @@ class Index(NamedTuple):
         embeddings: float32 [I, D] of unit length, left on the disk until they are needed.
         paths: Of the I pictures, as they were given.
         model: The digest of the model that made them.
+        flip: Whether the mirror images had a part in them, see ``Embedder``; that is set, and no part of the weights.
     """
 
     embeddings: np.ndarray
     paths: list[str]
     model: str
+    flip: bool
 
 
 def model_digest(model: TaskModel) -> str:
-    """SHA-256 of what decides a model's embeddings: its weights and how it fits a picture to its input.
+    """SHA-256 of what decides a model's embeddings: weights, network, and how it fits a picture to its input.
+
+    Equal weights are not enough: padding, activation and BatchNorm's epsilon are options, and have none.
 
     Args:
         model: As it was loaded, on any device; not the copy that ``for_inference`` makes, whose weights are others.
     """
-    decisive = {**asdict(model.preprocessing), "flip": getattr(model, "flip", False)}
+    decisive = {
+        "preprocessing": asdict(model.preprocessing),
+        "backbone": model.spec.backbone_options,
+        "task": {name: value for name, value in model.spec.task_options.items() if name not in _NO_PART},
+        "flip": _flips(model),
+    }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -85,6 +95,7 @@ def write_index(folder: Path, embeddings: np.ndarray, paths: Sequence[str | Path
         "pictures": len(vectors),
         "width": vectors.shape[1],
         "model": model_digest(model),
+        "flip": _flips(model),
         "task": model.spec.task,
         "preprocessing": asdict(model.preprocessing),
     }
@@ -95,23 +106,26 @@ def write_index(folder: Path, embeddings: np.ndarray, paths: Sequence[str | Path
     return folder
 
 
-def read_index(folder: str | Path, *, model: TaskModel | None = None) -> Index:
+def read_index(folder: str | Path) -> Index:
     """Read an index.
 
     Args:
         folder: As ``write_index`` left it.
-        model: What the queries are embedded with: its embeddings can be compared with its own alone.
 
     Raises:
-        UserError: The folder is no index, its files do not belong together, or another model made it.
+        UserError: The folder is no index, or its files are broken or do not belong together.
     """
     folder = Path(folder)
     try:
         about: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         paths = json.loads((folder / "paths.json").read_text(encoding="utf-8", errors="surrogateescape"))
         embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
-        whole = about["format"] == _FORMAT and embeddings.shape == (len(paths), about["width"])
-        made_by = str(about["model"])
+        if about["format"] != _FORMAT:
+            raise ValueError(f"it is of format {about['format']}, expected {_FORMAT}")
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            raise TypeError("paths.json is no list of paths")
+        whole = embeddings.shape == (len(paths), about["width"])
+        known = Index(embeddings, paths, str(about["model"]), bool(about["flip"]))
     except FileNotFoundError as error:
         raise UserError(
             f"index: {folder} is no index: there is no {Path(error.filename).name}. Expected index.json, paths.json and"
@@ -122,14 +136,32 @@ def read_index(folder: str | Path, *, model: TaskModel | None = None) -> Index:
     if not whole:
         raise UserError(
             f"index: the files in {folder} do not belong together: embeddings of shape {list(embeddings.shape)},"
-            f" {len(paths)} paths, and a width of {about['width']} in format {about['format']}; make it again"
+            f" {len(paths)} paths, and a width of {about['width']}; make it again"
         )
-    if model is not None and made_by != (own := model_digest(model)):
+    if not _finite(embeddings):
         raise UserError(
-            f"index: {folder} was made by another model ({made_by[:12]}) than ckpt is ({own[:12]}), and embeddings of"
-            " two models cannot be compared. Give the checkpoint that made it, or make it again with mnvision predict"
+            f"index: {folder}/embeddings.npy holds {embeddings.dtype} that are not all finite; expected float32 of unit"
+            " length; make it again with mnvision predict"
         )
-    return Index(embeddings, paths, made_by)
+    return known
+
+
+def check_model(known: Index, model: TaskModel) -> None:
+    """Refuse a model that did not make the index: its embeddings can be compared with its own alone.
+
+    Args:
+        known: The index.
+        model: What the queries are embedded with; its ``flip`` has to be that of the index, which a user may set.
+
+    Raises:
+        UserError: Another model made it.
+    """
+    own = model_digest(model)
+    if known.model != own:
+        raise UserError(
+            f"index: it was made by another model ({known.model[:12]}) than ckpt is ({own[:12]}), and embeddings of two"
+            " models cannot be compared. Give the checkpoint that made it, or make it again with mnvision predict"
+        )
 
 
 def prepare(vectors: np.ndarray) -> np.ndarray:
@@ -168,6 +200,16 @@ def _nearest(vectors: np.ndarray, queries: np.ndarray, *, count: int) -> tuple[n
         best, places = similar, where
     order = np.lexsort((places, -best), axis=1)  # of equals the first one
     return np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+
+
+def _flips(model: TaskModel) -> bool:
+    return bool(getattr(model, "flip", False))
+
+
+def _finite(vectors: np.ndarray) -> bool:
+    """Whether all are finite floats; parts of the index at a time."""
+    parts = range(0, len(vectors), _ROWS)
+    return vectors.dtype == np.float32 and all(np.isfinite(vectors[i : i + _ROWS]).all() for i in parts)
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:

@@ -157,7 +157,7 @@ class VisionModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Shorten the gradient to the trainer's limit; Lightning's own clipping refuses every fused optimiser in bf16."""
+        """Shorten the gradient to the trainer's limit; Lightning's own clipping refuses fused optimisers in bf16."""
         if gradient_clip_val:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             nn.utils.clip_grad_norm_(weights, gradient_clip_val)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,11 +147,3 @@ def _with_edge_of_pole(outline: np.ndarray) -> np.ndarray:
     before, after = outline[corner - 1, 1], outline[(corner + 1) % len(outline), 1]
     edge = np.array([[outline[corner, 0], before], [outline[corner, 0], after]])
     return np.concatenate((outline[:corner], edge, outline[corner + 1 :]))
-
-
-def level_table(cells: np.ndarray, counts: np.ndarray) -> Sequence[tuple[int, int, int]]:
-    """The number of cells and of pictures in them by level: rows of (level, cells, pictures)."""
-    levels = cell_levels(cells)
-    return [
-        (int(level), int((levels == level).sum()), int(counts[levels == level].sum())) for level in np.unique(levels)
-    ]

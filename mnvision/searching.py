@@ -22,7 +22,8 @@ from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.hardware import choose_device
 from mnvision.inference import for_inference
-from mnvision.models.base import TaskModel
+from mnvision.models.base import TaskModel, check_finite
+from mnvision.models.embedder import Embedder
 from mnvision.ops.image import read_image
 from mnvision.outputs import annotated_names, check_run_folder, run_folder, write_origin, write_picture
 from mnvision.pair_pictures import neighbours_sheet
@@ -57,7 +58,10 @@ def search(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
     pictures = find_pictures(cfg["source"])
     check_run_folder(cfg, sources={path.parent for path in pictures})
     model = load_model(cfg["ckpt"], task="embed")
-    known = index.read_index(cfg["index"], model=model)
+    known = index.read_index(cfg["index"])
+    if isinstance(model, Embedder):
+        model.flip = known.flip  # the queries have to be embedded as the index was
+    index.check_model(known, model)
     backend = BACKENDS[cfg["backend"]]
     prepared = backend.prepare(known.embeddings)
     fast = for_inference(model, device=choose_device(cfg["accelerator"]), batch_size=cfg["batch_size"])
@@ -119,10 +123,9 @@ def embed(model: TaskModel, images: Sequence[np.ndarray]) -> np.ndarray:
         UserError: The model gives an embedding that is not finite.
     """
     with torch.no_grad():
-        vectors = model.predict(images).float().cpu().numpy()
-    if not np.isfinite(vectors).all():
-        raise UserError("ckpt: the model's embeddings are not finite: it has diverged; take another checkpoint")
-    return vectors
+        vectors = model.predict(images).float()
+    check_finite(vectors, what="embeddings")
+    return vectors.cpu().numpy()
 
 
 def _read(paths: Sequence[Path], *, failures: list[str]) -> list[tuple[Path, np.ndarray]]:

@@ -126,6 +126,19 @@ def test_prediction_tells_every_attribute(trained, tmp_path, caplog):
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
 
 
+def test_a_model_that_has_diverged_tells_nothing(trained, tmp_path):
+    model = load_model(last(trained))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(torch.nan)
+    save_model(model, tmp_path / "nan.ckpt")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    words = ("trainer.accelerator=cpu", f"ckpt={tmp_path / 'nan.ckpt'}", f"source={tmp_path / 'a.png'}")
+    with pytest.raises(UserError, match="the model's probabilities are not finite: it has diverged"):
+        predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
 def test_what_stands_under_a_picture():
     told = {
         "hat": {"probability": 0.8, "truth": True},

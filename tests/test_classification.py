@@ -97,6 +97,19 @@ def test_prediction_names_the_most_likely_classes(trained, tmp_path, caplog):
     assert "top_k: 2" in (tmp_path / "out" / "config.yaml").read_text()
 
 
+def test_a_model_that_has_diverged_tells_nothing(trained, tmp_path):
+    model = load_model(last(trained))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(torch.nan)
+    save_model(model, tmp_path / "nan.ckpt")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    words = ("trainer.accelerator=cpu", f"ckpt={tmp_path / 'nan.ckpt'}", f"source={tmp_path / 'a.png'}")
+    with pytest.raises(UserError, match="the model's probabilities are not finite: it has diverged"):
+        predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
 def test_the_data_have_to_suit_the_task():
     with pytest.raises(ConfigError, match="task=classify cannot learn from data=shapes; choose one of shape_crops"):
         configure("train", "task=classify", "data=shapes")

@@ -230,6 +230,13 @@ def test_prediction_writes_an_index(trained, tmp_path, start):
     assert status == 0
     mirrored = np.load(tmp_path / "flipped" / "index" / "embeddings.npy")
     assert np.abs(mirrored - vectors).max() > 1e-4
+    # Such an index says so, and a search in it mirrors the pictures that it looks for.
+    index = f"index={tmp_path / 'flipped' / 'index'}"
+    status, _, err = start("search", words[0], words[1], index, "top_k=1", f"output_dir={tmp_path / 'searched'}")
+    assert status == 0, err
+    found = json.loads((tmp_path / "searched" / "results.json").read_text())
+    expected = 2 - 2 * mirrored[0] @ mirrored[1:].T
+    assert found[0]["nearest"][0]["distance"] == pytest.approx(expected.min(), abs=1e-4)
 
 
 def test_wrong_wishes(root, trained, tmp_path):

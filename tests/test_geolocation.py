@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from mnvision import load_model, predicting, run, sharding
+from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
 from mnvision.geolocation import degrees
+from mnvision.models.create import create_model
 from mnvision.models.place_objective import PlaceObjective
 from mnvision.ops.geo import DISTANCES, haversine
 from mnvision.ops.s2 import leaf_cells, parent_cells, read_tokens
 from mnvision.place_figures import partition_map, predictions_map
+from mnvision.types import Labels
 from tests.runs import TRAINER, configure
 
 TINY = (
@@ -95,6 +98,19 @@ def test_prediction_tells_places(trained, tmp_path):
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
 
 
+def test_a_model_that_has_diverged_tells_nothing(trained, tmp_path):
+    model = load_model(trained / "checkpoints" / "best.ckpt")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(torch.nan)
+    save_model(model, tmp_path / "nan.ckpt")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    words = ("trainer.accelerator=cpu", f"ckpt={tmp_path / 'nan.ckpt'}", f"source={tmp_path / 'a.png'}")
+    with pytest.raises(UserError, match="the model's probabilities are not finite: it has diverged"):
+        predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
 def test_a_run_goes_on_as_if_nothing_had_happened(root, tmp_path):
     words = (*TINY, root, "task.soft_labels_km=75")
     whole = run.train(configure("train", *words, f"output_dir={tmp_path / 'whole'}"))
@@ -127,6 +143,19 @@ def test_soft_labels_are_what_training_minimises(root):
         model = build.build_model(cfg, classes=data.classes, category_ids=None, task_options=data.task_options)
         assert torch.isfinite(model.places).all()
         assert isinstance(build_objective(cfg, model, data=data, teacher=None), kind)
+
+
+def test_the_loss_counts_its_pictures_in_float32():
+    """257 of them, which bfloat16 has no number for."""
+    model = create_model("geolocate", alpha=0.25, image_size=32, classes=["47e61", "47e67", "6b"])
+    objective = PlaceObjective(model, scale=75)
+    count = 257
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(count, 3, generator=generator).bfloat16()
+    places = model.places[torch.randint(3, (count,), generator=generator)]
+    targets = Labels(torch.zeros(count, dtype=torch.int64), torch.arange(count), places=places)
+    expected = -(objective.soft_targets(targets).double() * logits.double().log_softmax(-1)).sum() / count
+    assert objective.class_loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_places_in_words():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -13,6 +14,25 @@ from mnvision.errors import UserError
 from tests.runs import DATA, TRAINER, configure
 
 FORMS = [("ssd", "paper"), ("ssd", "lite"), ("ssd", "fpn"), ("faster_rcnn", "c4"), ("faster_rcnn", "fpn")]
+TASKS = {  # of every task, the words that differ; in bfloat16
+    "ssd": ("task=ssd", "task.form=paper"),
+    "ssd_lite": ("task=ssd", "task.form=lite"),
+    "faster_rcnn": ("task=faster_rcnn", "task.form=fpn"),
+    "classify": ("task=classify",),
+    "distill": ("task=distill", "task.embedding_weight=0.5"),
+    "arcface": ("task=embed", "task.loss=arcface"),
+    "triplet": ("task=embed", "task.loss=triplet"),
+    "attributes": ("task=attributes",),
+    "geolocate": ("task=geolocate", "task.soft_labels_km=75"),
+}
+FACES = ("data.train_identities=8", "data.val_identities=4", "data.pictures=4", "data.num_workers=0")
+OWN_DATA = {
+    "embed": (*FACES, "data.batch_size=8", "data.pair_count=20"),
+    "attributes": (*FACES, "data.batch_size=8"),
+    "geolocate": (
+        *("data.train_count=200", "data.val_count=8", "data.canvas=32", "data.batch_size=16", "data.num_workers=0"),
+    ),
+}
 STEP = (
     *("trainer.max_epochs=1", "trainer.limit_train_batches=1", "task.image_size=64"),
     "optimizer.lr=0.0001",  # a fresh network survives one step of it
@@ -92,3 +112,38 @@ def test_detectors(task, form, backbone, width, root, tmp_path):
     assert len(found.scores) > 0
     for left, right in zip(vars(found).values(), vars(twice).values(), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def teacher(root, tmp_path_factory) -> str:
+    """A classifier that was trained for one step in bfloat16."""
+    folder = tmp_path_factory.mktemp("teacher")
+    words = ("task=classify", "backbone.alpha=0.25", "trainer.precision=bf16", root, f"output_dir={folder}")
+    run.train(configure("train", *DATA, *TRAINER, *STEP, *words))
+    return f"task.teacher={folder}/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_in_bfloat16(name, request, tmp_path):
+    """The default on processors and GPUs that are fast at it."""
+    words = TASKS[name]
+    data = OWN_DATA.get(words[0].removeprefix("task="))
+    words += REGIONS if name == "faster_rcnn" else ()
+    words += (request.getfixturevalue("teacher"),) if name == "distill" else ()
+    words += (*DATA, request.getfixturevalue("root")) if data is None else (*data, f"data.root={tmp_path / 'data'}")
+    folder = tmp_path / "run"
+    words = (*TRAINER, *STEP, *words, "trainer.precision=bf16", "backbone.alpha=0.25", f"output_dir={folder}")
+    trained = run.train(configure("train", *words))
+    ckpt = folder / "checkpoints" / "last.ckpt"
+    for weights in load_model(ckpt).state_dict().values():
+        assert torch.isfinite(weights).all()
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(value) for row in rows for key, value in row.items() if key.endswith("loss") and value]
+    assert losses
+    assert np.isfinite(losses).all()
+    again = run.evaluate(
+        configure("eval", *TRAINER, "trainer.precision=bf16", f"ckpt={ckpt}", f"output_dir={tmp_path / 'eval'}")
+    )
+    assert set(again) <= set(trained)
+    assert np.isfinite(list(again.values())).all()

@@ -90,13 +90,14 @@ def album_index(embedder, album, tmp_path):
 
 
 def test_an_index_comes_back(album_index, embedder, album):
-    read = index.read_index(album_index, model=embedder)
+    read = index.read_index(album_index)
+    index.check_model(read, embedder)
     assert read.paths == [str(album / f"{name}.png") for name in sorted(COLORS)]
     assert read.embeddings.dtype == np.float32
     np.testing.assert_allclose(read.embeddings[0], unit(COLORS["blue"]), atol=1e-6)
     about = json.loads((album_index / "index.json").read_text())
     assert (about["width"], about["pictures"], about["model"]) == (3, 4, index.model_digest(embedder))
-    assert about["preprocessing"]["size"] == 32
+    assert (about["preprocessing"]["size"], about["flip"]) == (32, False)
 
 
 def test_the_digest_tells_models_apart_and_copies_not(embedder, ckpt):
@@ -108,6 +109,25 @@ def test_the_digest_tells_models_apart_and_copies_not(embedder, ckpt):
     other = searching.load_model(ckpt)
     other.preprocessing = replace(other.preprocessing, crop_share=0.9)
     assert index.model_digest(other) != index.model_digest(embedder)
+
+
+@pytest.mark.parametrize("options", [{"padding": "same"}, {"activation": "hardswish"}])
+def test_the_digest_tells_networks_of_equal_weights_apart(options):
+    one = create.create_model("embed", alpha=0.25, image_size=32, num_classes=2).eval()
+    other = create.create_model("embed", alpha=0.25, image_size=32, num_classes=2, backbone_options=options).eval()
+    other.load_state_dict(one.state_dict())
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert (one.predict(images) - other.predict(images)).abs().max() > 0.01
+    assert index.model_digest(other) != index.model_digest(one)
+
+
+def test_the_digest_leaves_out_what_only_a_training_uses():
+    options = ({"dropout": 0.0, "embedding_size": 8}, {"dropout": 0.5, "embedding_size": 8})
+    one, other = (create.create_model("embed", alpha=0.25, num_classes=2, task_options=each) for each in options)
+    other.load_state_dict(one.state_dict())
+    assert index.model_digest(other) == index.model_digest(one)
+    other.flip = True
+    assert index.model_digest(other) != index.model_digest(one)
 
 
 def test_vectors_are_brought_to_unit_length(tmp_path, embedder):
@@ -139,12 +159,30 @@ def test_what_is_wrong_with_an_index(album_index, embedder, tmp_path):
     with torch.no_grad():
         embedder.mix.weight[0, 1] = 0.5
     with pytest.raises(UserError, match="was made by another model"):
-        index.read_index(album_index, model=embedder)
+        index.check_model(index.read_index(album_index), embedder)
     (album_index / "paths.json").write_text('["a"]')
     with pytest.raises(UserError, match=r"do not belong together: embeddings of shape \[4, 3\], 1 paths"):
         index.read_index(album_index)
-    (album_index / "paths.json").write_text("[")
-    with pytest.raises(UserError, match="cannot be read"):
+    for text in ("[", '{"a": 0, "b": 1, "c": 2, "d": 3}', "[1, 2, 3, 4]", "4", "[null, null, null, null]"):
+        (album_index / "paths.json").write_text(text)
+        with pytest.raises(UserError, match="cannot be read"):
+            index.read_index(album_index)
+
+
+@pytest.mark.parametrize(("row", "value", "kind"), [(3, np.nan, "float32"), (0, np.inf, "float32"), (0, 1, "float64")])
+def test_an_index_of_what_are_no_embeddings(album_index, monkeypatch, row, value, kind):
+    monkeypatch.setattr(index, "_ROWS", 2)
+    vectors = np.load(album_index / "embeddings.npy").astype(kind)
+    vectors[row, 1] = value
+    np.save(album_index / "embeddings.npy", vectors)
+    with pytest.raises(UserError, match=rf"embeddings\.npy holds {kind} that are not all finite; expected float32"):
+        index.read_index(album_index)
+
+
+def test_an_index_of_an_older_format(album_index):
+    about = json.loads((album_index / "index.json").read_text())
+    (album_index / "index.json").write_text(json.dumps({**about, "format": 1}))
+    with pytest.raises(UserError, match=r"is of format 1, expected 2\); make it again"):
         index.read_index(album_index)
 
 

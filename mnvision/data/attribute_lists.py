@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +18,7 @@ from mnvision.data.splits import VAL_SHARE, Split, warn_of_words
 from mnvision.errors import UserError, file_error
 
 MinusOne = Literal["no", "unknown"]
+_WORDS = ("train", "val", "test")  # of the column for the split
 _PLAIN = {"1": YES, "1.0": YES, "true": YES, "0": NO, "0.0": NO, "false": NO, "": UNKNOWN, "nan": UNKNOWN}
 
 
@@ -123,7 +125,7 @@ def _take(table: _Table, split: Split, *, share: float, seed: int, file: Path) -
     if table.splits is not None:
         if groups is not None:
             _refuse_shared_groups(groups, table.splits, file=file)
-        warn_of_words(table.splits.tolist(), words=("train", "val", "test"), file=file)
+        warn_of_words(table.splits.tolist(), words=_WORDS, file=file)
         said = set(table.splits.tolist())
         held = "val" not in said and split != "test"
         word = "train" if held else split
@@ -160,13 +162,11 @@ def _groups_of(file: Path, *, columns: AttributeColumns) -> list[str]:
 
 def _refuse_shared_groups(groups: np.ndarray, splits: np.ndarray, *, file: Path) -> None:
     """What was trained on cannot be measured on, and a person is one however many pictures there are."""
-    words = np.unique(splits).tolist()
-    for place, first in enumerate(words):
-        for second in words[place + 1 :]:
-            shared = np.intersect1d(groups[splits == first], groups[splits == second])
-            if len(shared):
-                raise file_error(
-                    file,
-                    f"{len(shared)} groups are in both splits {first!r} and {second!r}, the first is '{shared[0]}'."
-                    " Expected every group in one split, or give data.group_column=null",
-                )
+    for first, second in combinations(_WORDS, 2):  # rows that say anything else are left out
+        shared = np.intersect1d(groups[splits == first], groups[splits == second])
+        if len(shared):
+            raise file_error(
+                file,
+                f"{len(shared)} groups are in both splits {first!r} and {second!r}, the first is '{shared[0]}'."
+                " Expected every group in one split, or give data.group_column=null",
+            )

@@ -13,6 +13,7 @@ import numpy as np
 
 from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_values import NO, YES, check_attributes, codes_of, decode_values
+from mnvision.data.csv_rows import open_list
 from mnvision.data.labelled import encode_names
 from mnvision.data.splits import Split
 from mnvision.errors import UserError, file_error
@@ -21,6 +22,7 @@ TABLE, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 PARTS: dict[Split, str] = {"train": "0", "val": "1", "test": "2"}
 
 _IMAGES = "img_align_celeba"
+_EXPECTED = f"{_IMAGES}/, {TABLE} and {PARTITION} of CelebA"
 _MEANINGS = {"-1": NO, "1": YES}
 
 
@@ -33,13 +35,14 @@ def read_celeba(root: str | Path, split: Split) -> LabelledPictures:
     are in the folders ``Img``, ``Anno`` and ``Eval``, as they are published.
 
     Raises:
-        UserError: A file or folder is missing or broken, or the two lists do not name the same pictures.
+        UserError: A file or folder is missing or broken, a list names a picture twice, or the two lists do not name the
+            same pictures.
     """
     root = Path(root)
     table, partition = _find(root, "Anno", TABLE), _find(root, "Eval", PARTITION)
     images = _find(root, "Img", _IMAGES)
     part_of = _read_partition(partition)
-    with table.open(encoding="utf-8") as text:
+    with open_list(table, of="attributes", expected=_EXPECTED, check="data.root") as text:
         names, attributes, labels = _read_table(text, part_of, part=PARTS[split], file=table)
     if not names:
         raise file_error(
@@ -58,16 +61,13 @@ def _find(root: Path, folder: str, name: str) -> Path:
     for path in (root / name, root / folder / name):
         if path.exists():
             return path
-    raise UserError(
-        f"not found: {root / name}, nor in {folder}/. Expected {_IMAGES}/, {TABLE} and {PARTITION} of CelebA;"
-        " check data.root"
-    )
+    raise UserError(f"not found: {root / name}, nor in {folder}/. Expected {_EXPECTED}; check data.root")
 
 
 def _read_partition(file: Path) -> dict[str, str]:
     """The part of each picture, ``0``, ``1`` or ``2``."""
     parts: dict[str, str] = {}
-    with file.open(encoding="utf-8") as text:
+    with open_list(file, of="parts", expected=_EXPECTED, check="data.root") as text:
         for number, words in _lines(text, start=1):
             if len(words) != 2 or words[1] not in PARTS.values():
                 raise file_error(file, f"line {number} is {' '.join(words)!r}. Expected NAME and 0, 1 or 2")
@@ -82,15 +82,14 @@ def _read_table(
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Names of the pictures of a part, names of the attributes, labels float32 [I, A]."""
     count, attributes = text.readline().strip(), text.readline().split()
-    if not count.isdigit() or not attributes or len(set(attributes)) < len(attributes):
+    if not count.isdecimal() or not attributes or len(set(attributes)) < len(attributes):
         raise file_error(
             file,
             f"begins with {count[:40]!r} and {len(attributes)} words. Expected the number of pictures, then the names"
             " of the attributes, none twice",
         )
-    names, codes, seen = [], bytearray(), 0
+    names, codes, seen = list[str](), bytearray(), set[str]()
     for number, (name, *cells) in _lines(text, start=3):
-        seen += 1
         row = codes_of(cells, meanings=_MEANINGS)
         if len(cells) != len(attributes):
             raise file_error(file, f"line {number} has {len(cells)} values, expected {len(attributes)}, one each")
@@ -98,11 +97,18 @@ def _read_table(
             raise file_error(file, f"line {number} has {cells[row]!r} for {attributes[row]}. Expected 1 or -1")
         if name not in part_of:
             raise file_error(file, f"line {number} names {name}, which {PARTITION} lacks. Get both lists again")
+        if name in seen:
+            raise file_error(file, f"line {number} lists {name} again. Expected every picture once")
+        seen.add(name)
         if part_of[name] == part:
             names.append(name)
             codes += row
-    if seen != int(count):
-        raise file_error(file, f"says that it has {count} pictures, and has {seen}. Was it copied in full?")
+    if len(seen) != int(count):
+        raise file_error(file, f"says that it has {count} pictures, and has {len(seen)}. Was it copied in full?")
+    if missing := part_of.keys() - seen:
+        raise file_error(
+            file, f"lacks {len(missing)} pictures that {PARTITION} names, such as {min(missing)}. Get both lists again"
+        )
     return names, attributes, decode_values(codes, attributes=len(attributes))
 
 

@@ -73,6 +73,8 @@ def read_places(file: str | Path, *, columns: PlaceColumns | None = None) -> Pla
 def _coordinates(cells: list[list[str]], *, columns: PlaceColumns, lines: list[int], file: Path) -> np.ndarray:
     """Latitudes and longitudes float64 [I, 2], or what is wrong with the first bad line."""
     try:
+        if any("_" in cell for pair in cells for cell in pair):  # NumPy reads 1_0 as 10
+            raise ValueError
         found = np.array(cells, dtype=np.float64)
     except ValueError:
         row = next(row for row, pair in enumerate(cells) if not all(map(_is_number, pair)))
@@ -102,4 +104,4 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text

@@ -25,7 +25,7 @@ DECADES = tuple(f"age_{age}_{age + 9}" for age in range(0, 80, 10)) + ("age_80_u
 RACES = ("white", "black", "asian", "indian", "other_race")
 ATTRIBUTES = ("female", *DECADES, *RACES)
 
-_NAME = re.compile(r"([0-9]{1,3})_((?:[0-9]+_)*)([0-9]{8,})(?:\..*)?")
+_NAME = re.compile(r"([0-9]{1,3})_((?:[0-9]*_)*)([0-9]{8,})(?: *(?:\.|jpg).*)?")
 _SHOWN = 10  # names in a message
 
 
@@ -88,24 +88,28 @@ def parse_name(name: str) -> Person | None:
     """What the name of a picture says; None where it is of another kind.
 
     Of a single number between age and date, 0 and 1 may be gender or race, so that neither is known; 2, 3 and 4 can
-    only be a race.
+    only be a race. A field that is there and empty is not known. Some names of the whole set have a blank after the
+    date, or lack the point there.
 
     >>> parse_name("26_1_0_20170116174525125.jpg.chip.jpg")
     Person(age=26, gender=1, race=0, date='20170116174525125')
     >>> parse_name("61_3_20170109150557335.jpg.chip.jpg")
     Person(age=61, gender=None, race=3, date='20170109150557335')
+    >>> parse_name("53__0_20170116184028385.jpg")
+    Person(age=53, gender=None, race=0, date='20170116184028385')
     """
     match = _NAME.fullmatch(name)
     if match is None:
         return None
     age, date = int(match[1]), match[3]
-    numbers = [int(word) for word in match[2].split("_") if word]
+    numbers = [int(word) if word else None for word in match[2].split("_")[:-1]]
+    genders, races = range(2), range(len(RACES))
     if len(numbers) == 1:
-        return Person(age, None, numbers[0] if 2 <= numbers[0] < len(RACES) else None, date)
+        numbers, races = [None, *numbers], range(2, len(RACES))
     if len(numbers) != 2:
         return Person(age, None, None, date)
     gender, race = numbers
-    return Person(age, gender if gender < 2 else None, race if race < len(RACES) else None, date)
+    return Person(age, gender if gender in genders else None, race if race in races else None, date)
 
 
 def labels_of(person: Person) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mnvision.backbones.base import Backbone
 from mnvision.ops.picture import Picture
-from mnvision.types import Preprocessing
+from mnvision.types import Preprocessing, UserError
 
 Pictures = Tensor | Sequence[np.ndarray]
 
@@ -37,6 +37,20 @@ class ModelSpec:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+
+
+def check_finite(output: Tensor, *, what: str) -> None:
+    """Refuse what a diverged model says: of NaN the best cell or the nearest picture looks like an answer.
+
+    Args:
+        output: Of any shape.
+        what: What it is, such as ``probabilities``.
+
+    Raises:
+        UserError: A number is NaN or infinite.
+    """
+    if not torch.isfinite(output).all():
+        raise UserError(f"ckpt: the model's {what} are not finite: it has diverged; take another checkpoint")
 
 
 class TaskModel(nn.Module):

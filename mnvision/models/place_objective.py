@@ -33,7 +33,7 @@ class PlaceObjective(TrainingObjective[Geolocator, Geolocator]):
 
     def class_loss(self, logits: Tensor, targets: Labels) -> Tensor:
         """The loss of logits [B, K]: the mean over the pictures that lie in a cell."""
-        known = (targets.labels >= 0).to(logits.dtype)
+        known = (targets.labels >= 0).float()  # not in the logits' type: bfloat16 counts up to 256
         losses = -(self.soft_targets(targets) * logits.float().log_softmax(-1)).sum(-1)
         return (losses * known).sum() / known.sum().clamp(min=1)
 

@@ -83,8 +83,3 @@ def align(image: np.ndarray, landmarks: np.ndarray, *, size: int = 112) -> np.nd
         shift = matrix[:, :2] @ (stretch / 2 - 0.5) + matrix[:, 2]
         matrix = np.column_stack([matrix[:, :2] * stretch, shift])
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
-
-
-def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Where points float [N, 2] go by a matrix [2, 3]."""
-    return points @ matrix[:, :2].T + matrix[:, 2]

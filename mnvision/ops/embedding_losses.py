@@ -55,9 +55,8 @@ def semi_hard_triplets(distances: Tensor, labels: Tensor, *, margin: float) -> T
     wanted = distances.new_zeros(len(labels), int(counts.max()))
     wanted[anchors, column] = near
     place = torch.searchsorted(negatives, wanted, right=True)[anchors, column]  # of the first that is farther
-    place = place.clamp(max=len(labels) - 1)
-    far = negatives[anchors, place]
-    kept = (far > near) & (far < near + margin)
+    place = place.clamp(max=len(labels) - 1)  # of NaN there is none
+    kept = negatives[anchors, place] < near + margin
     return Triplets(anchors[kept], positives[kept], order[anchors, place][kept])
 
 

@@ -8,6 +8,7 @@ hexadecimal without the zeros at its end (s2geometry.io, "S2 Cells").
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from mnvision.ops.geo import to_places
 
 LEAF = 30  # the finest level: less than a square centimetre
 _ONE = np.uint64(1)
+_TOKEN = re.compile("[0-9a-fA-F]{1,16}")
 
 
 def leaf_cells(places: np.ndarray) -> np.ndarray:
@@ -76,13 +78,13 @@ def read_tokens(tokens: Sequence[str]) -> np.ndarray:
     """
     from s2cell import cell_id_is_valid
 
-    try:
-        numbers = [int(token.ljust(16, "0"), 16) for token in tokens]
-    except ValueError:
-        numbers = [0] * len(tokens)
-    for token, number in zip(tokens, numbers, strict=True):
-        if len(token) > 16 or not cell_id_is_valid(number):
-            raise UserError(f"{_first_wrong(tokens)!r} is no S2 cell; expected tokens such as 47e67 (Paris, level 8)")
+    numbers = []
+    for token in tokens:
+        # int() alone reads -1, 0x47, 4_7 and blanks, too
+        number = int(token.ljust(16, "0"), 16) if _TOKEN.fullmatch(token) else 0
+        if not cell_id_is_valid(number):
+            raise UserError(f"{token!r} is no S2 cell; expected tokens such as 47e67 (Paris, level 8)")
+        numbers.append(number)
     cells = np.array(numbers, dtype=np.uint64)
     order = np.argsort(cells)
     reach = _last_bit(cells) - _ONE
@@ -156,9 +158,3 @@ def _face_vectors(face: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     sides = ((one, u, v), (-u, one, v), (-u, -v, one), (-one, -v, -u), (v, -one, -u), (v, u, -one))
     face = np.broadcast_to(face, u.shape)
     return np.stack([np.choose(face, [side[axis] for side in sides]) for axis in range(3)], axis=-1)
-
-
-def _first_wrong(tokens: Sequence[str]) -> str:
-    from s2cell import token_is_valid
-
-    return next(token for token in tokens if not token_is_valid(token) or len(token) > 16)

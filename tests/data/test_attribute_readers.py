@@ -49,7 +49,7 @@ def celeba(root: Path, *, table: str = ATTR, parts: str = PARTS, published: bool
         folders, ("list_attr_celeba.txt", "list_eval_partition.txt"), (table, parts), strict=False
     ):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        (root / folder / name).write_text(text)
+        (root / folder / name).write_text(text, encoding="utf-8")
     touch(root / folders[2] / "img_align_celeba", *(f"{n:06d}.jpg" for n in range(1, 5)))
     return root
 
@@ -76,12 +76,34 @@ def test_celeba(tmp_path, published):
         ({"parts": PARTS.replace("000003.jpg 0\n", "")}, "names 000003.jpg, which list_eval_partition.txt lacks"),
         ({"parts": PARTS.replace("jpg 2", "jpg 3")}, "line 4 is '000004.jpg 3'. Expected NAME and 0, 1 or 2"),
         ({"parts": PARTS + "000001.jpg 1\n"}, "line 5 lists 000001.jpg again"),
+        ({"table": ATTR.replace("000003", "000001")}, "attr_celeba.txt: line 5 lists 000001.jpg again"),
+        ({"table": ATTR.replace("4\n", "\u00b2\n", 1)}, "begins with '\u00b2' and 3 words"),
+        (
+            {"parts": PARTS + "000006.jpg 1\n000005.jpg 1\n"},
+            r"attr_celeba\.txt: lacks 2 pictures that list_eval_partition\.txt names, such as 000005\.jpg",
+        ),
         ({"parts": PARTS.replace("jpg 0", "jpg 1")}, "no picture of the part 0, which is train"),
     ],
 )
 def test_broken_files_of_celeba(tmp_path, files, message):
     with pytest.raises(UserError, match=message):
         read_celeba(celeba(tmp_path, **files), "train")
+
+
+@pytest.mark.parametrize("name", ["list_attr_celeba.txt", "list_eval_partition.txt"])
+def test_lists_of_celeba_that_are_no_text(tmp_path, name):
+    root = celeba(tmp_path)
+    file = root / name
+    text = file.read_bytes()
+    file.write_bytes(b"\xef\xbb\xbf" + text)  # a byte order mark
+    same(read_celeba(root, "train").labels, [[0, 1, 1], [1, 0, 1]])
+    file.write_bytes(text.replace(b"000003", b"\xff00003"))
+    with pytest.raises(UserError, match=rf"{name}: line \d is not UTF-8 text"):
+        read_celeba(root, "train")
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=rf"not found: .*{name}\. Expected img_align_celeba/.* check data\.root"):
+        read_celeba(root, "train")
 
 
 def test_missing_files_of_celeba(tmp_path):
@@ -163,6 +185,13 @@ def test_a_list_that_is_not_there_and_a_group_in_two_splits(tmp_path):
         listed(tmp_path, LIST, split="test", columns=AttributeColumns(group="who"), attributes=["hat"])
 
 
+def test_a_group_may_be_in_rows_that_are_left_out(tmp_path):
+    columns = AttributeColumns(split="part", group="who")
+    text = LIST.replace("b.jpg,ann,train", "b.jpg,ann,unused")
+    same(listed(tmp_path, text, split="train", columns=columns).labels, [[1, 0]])
+    same(listed(tmp_path, text, split="val", columns=columns).labels, [[1, 1]])
+
+
 def test_words_that_name_no_split_are_told(tmp_path, caplog):
     columns = AttributeColumns(split="part", group="who")
     assert len(listed(tmp_path, LIST.replace("eve,test", "eve,valid"), split="train", columns=columns)) == 2
@@ -214,7 +243,14 @@ def test_names_of_utkface():
     assert parse_name("61_1_20170109142408075.jpg.chip.jpg")[:3] == (61, None, None)  # gender or race
     assert parse_name("39_1_20170116174525125.jpg")[:3] == (39, None, None)
     assert parse_name("24_3_9_20170116174525125.jpg")[:3] == (24, None, None)
+    # Three of the whole set's names.
+    assert parse_name("53__0_20170116184028385.jpg") == (53, None, 0, "20170116184028385")
+    assert parse_name("55_0_0_20170116232725357jpg.chip.jpg") == (55, 0, 0, "20170116232725357")
+    assert parse_name("24_0_1_20170116220224657 .jpg") == (24, 0, 1, "20170116220224657")
+    assert parse_name("53_1__20170116184028385.jpg")[:3] == (53, 1, None)
+    assert parse_name("53__20170116184028385.jpg")[:3] == (53, None, None)
     assert parse_name("__0_20170116174525125.jpg") is None
+    assert parse_name("20_1_0_20170116174525125_2.jpg") is None
     assert parse_name("portrait.jpg") is None
 
 

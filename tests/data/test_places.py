@@ -60,6 +60,7 @@ def test_places_without_pictures(shared_data):
             " right with the two columns swapped, give data.latitude_column=lon data.longitude_column=lat",
         ),
         (["file,lat,lon", "a,48,"], "line 2 has the place ['48', '']; expected two numbers, in degrees with a decimal"),
+        (["file,lat,lon", "a,1,2", "b,1_0,2"], "line 3 has the place ['1_0', '2']; expected two numbers, in degrees"),
         (["file,lat,lon", "a,nan,2"], "line 2 has the latitude 'nan'; expected -90 to 90"),
         (["file,lat,lon", "a,48"], "line 2 has 2 cells, expected 3"),
         (["file,lat,lon", "a,1,2", "a,1,3"], "line 3 lists 'a' again, first in line 2; expected every picture once"),

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mnvision.annotations import PlacedPictures
 from mnvision.errors import UserError
+from mnvision.metrics import geolocation
 from mnvision.metrics.geolocation import GEOLOCATION_NUMBERS, WITHIN, GeolocationMetric
-from mnvision.ops.geo import FARTHEST, haversine
+from mnvision.ops.geo import DISTANCES, FARTHEST, haversine
 from mnvision.ops.s2 import cell_centers, find_cells, leaf_cells, parent_cells, read_tokens
 from mnvision.types import Labels
 
@@ -68,6 +69,20 @@ def test_shares_within_distances_by_hand():
     assert numbers["parent/level_5"] == pytest.approx(3 / 5)
     assert numbers["parent/level_7"] == pytest.approx(3 / 5)
     assert list(numbers) == [*GEOLOCATION_NUMBERS, *(f"parent/level_{level}" for level in metric.levels)]
+
+
+def test_a_distance_at_the_limit_is_within_it(monkeypatch):
+    """Of the answers and of the constants; what is a little farther is not."""
+    limits = np.array(DISTANCES, dtype=np.float64)
+    constants = np.zeros((len(limits), 2))
+    for distances in (limits, np.nextafter(limits, np.inf)):
+        monkeypatch.setattr(geolocation, "haversine", lambda *_, distances=distances: distances)
+        metric = GeolocationMetric(placed(TRUTH, constants=constants))
+        feed(metric, ROWS, PLACES)
+        numbers = metric.compute()
+        shares = np.arange(1, 6) / 5 - (distances is not limits) / 5
+        for place, name in enumerate(WITHIN):
+            assert numbers[name] == numbers[f"constant/{name}"] == pytest.approx(shares[place])
 
 
 def test_parents_are_those_of_a_slow_sum():

@@ -171,6 +171,15 @@ def test_a_rate_that_is_never_reached_has_the_threshold_0():
         np.testing.assert_array_equal(some, 0.0)
 
 
+def test_a_rate_that_the_last_threshold_just_reaches():
+    """Half of the different pairs are nearer than 3.999, and no more: it is the last threshold of that rate."""
+    pairs = judged([0.1, 1.0, 4.0] * 2, [1, 0, 0] * 2, [0] * 3 + [1] * 3)
+    found = validation_rate(pairs, far=0.5)
+    np.testing.assert_allclose(found.thresholds, 3.999)
+    for some, expected in ((found.rates, 1.0), (found.false_rates, 0.5)):
+        np.testing.assert_array_equal(some, expected)
+
+
 def test_300_different_pairs_a_fold_are_coarse():
     """At 1e-3 nine folds of 300 allow two pairs; at 1e-4 not one, and the threshold stops before the nearest."""
     folds = np.repeat(np.arange(10), 600)

@@ -92,13 +92,19 @@ def test_outlines_have_the_corners_of_the_library_and_hold_the_centre():
 def test_tokens_are_checked():
     assert are_tokens(["47e67", "89c25"])
     assert not are_tokens(["class 1", "class 2"])
-    for wrong in (["47e6x"], ["4"], ["0"], [""], ["47e66fe1f36a36a50"]):
+    for wrong in (["47e6x"], ["4"], ["0"], [""], ["47e66fe1f36a36a50"], ["-1"]):
         with pytest.raises(UserError, match="is no S2 cell; expected tokens such as 47e67"):
             read_tokens(wrong)
     with pytest.raises(UserError, match="the S2 cells 47e4 and 47e67 overlap"):
         read_tokens(["89c25", "47e67", "47e4"])
     with pytest.raises(UserError, match="overlap"):
         read_tokens(["47e67", "47e67"])
+
+
+@pytest.mark.parametrize("token", ["0x47", "4_7", " 47", "+47", "47 ", "\u0664\u0667"])
+def test_what_python_reads_as_a_number_is_no_token(token):
+    with pytest.raises(UserError, match="is no S2 cell; expected tokens such as 47e67"):
+        read_tokens(["89c25", token])
 
 
 def test_cells_that_lie_together_are_grouped_and_coarser_ones_stay_alone():
