@@ -122,6 +122,8 @@ def main_tables() -> None:
 def _launch(command: str, arguments: Sequence[str], *, program: Sequence[str]) -> None:
     """Compose, check and run; every way out but success is a SystemExit."""
     configure_logging()
+    # Before torch loads OpenMP: threads that wait by spinning take the cores from the processes that load the pictures.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments = name_pictures(arguments) if command == "verify" else arguments
         check_hydra_keys(arguments)

@@ -570,3 +570,13 @@ def test_wheel_has_every_configuration_file(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site))
     assert "\nbackbone:\n" in done.stdout
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_waiting_threads_leave_their_core_unless_told_otherwise(given, start, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "as before")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    start("train", "typo=1")
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
