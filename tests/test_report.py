@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mnvision.errors import UserError
+from mnvision.page import STYLE
 from mnvision.report import read_history, write_report
 
 NASTY = """<script>alert('1')</script> & "two" {three} \u00e9\u4e2d"""
@@ -127,6 +128,13 @@ def test_numbers_of_either_split_fill_the_page(tmp_path, split):
     assert {"0.2500", "0.5000", "0.1250"} <= set(page.texts_in("td"))
     assert "loss 3.0000" in page.texts_in("p")
     assert f"{split}/" not in page.text
+
+
+def test_what_a_number_is_may_wrap_beside_it():
+    """Two tables side by side are narrower than their longest explanation, which hid the value behind a scroll bar."""
+    style = {rule.split("{")[0].strip(): rule for rule in STYLE.split("}")}
+    assert "white-space: nowrap" in style["th, td"]
+    assert "white-space: normal" in style[".tables td:not(:first-child, :last-child)"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 300])
