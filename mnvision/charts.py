@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-
 _GAP = 12  # from the end of a line to its name
 _LETTER = 7.8  # width of a bold letter or a digit in a wide font, of 12.5
 
