@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 CHOSEN_BY = "top_k"  # how much predict tells of a picture
 # What the line of an epoch tells.
-COLUMNS: Mapping[str, str] = {"25 km": "val/within_25km", "750 km": "val/within_750km", "median": "val/median_km"}
+COLUMNS: Mapping[str, str] = {"25 km": "val/within_25km", "750 km": "val/within_750km", "median km": "val/median_km"}
 PLAN = GEOLOCATION
 MISTAKES = 25  # on the sheet
 _NEAR = 200  # km: an answer within a region is drawn as right
