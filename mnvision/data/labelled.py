@@ -72,7 +72,7 @@ def refuse_strange(names: Sequence[str], *, classes: Sequence[str], name: str) -
         near = did_you_mean(strange[0], classes)
         raise UserError(
             f"{name}: the class {strange[0]!r}{_and_more(strange)} is not among the {len(classes)} classes to learn or"
-            f" recognise ({_names(classes)}){near or '.'} Name the classes alike in every split, or pick common ones"
+            f" recognise ({shorten(classes)}){near or '.'} Name the classes alike in every split, or pick common ones"
             " with data.classes"
         )
 
@@ -131,7 +131,7 @@ def warn_of_empty_classes(pictures: LabelledPictures, *, name: str) -> None:
             name,
             len(empty),
             len(pictures.classes),
-            _names(empty),
+            shorten(empty),
         )
 
 
@@ -214,6 +214,11 @@ def describe_labelled(pictures: LabelledPictures) -> str:
     return ", ".join(parts)
 
 
+def shorten(names: Sequence[str]) -> str:
+    """The first ten names, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
 def encode_names(names: Sequence[str], *, source: Path) -> np.ndarray:
     """File names as fixed-width bytes [I]: one block of memory instead of a Python string for every picture.
 
@@ -225,10 +230,6 @@ def encode_names(names: Sequence[str], *, source: Path) -> np.ndarray:
     except UnicodeEncodeError as error:
         message = f"{source}: the file name {error.object!r} is not UTF-8. Expected names in UTF-8: rename the file"
         raise UserError(message) from error
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _and_more(names: Sequence[str]) -> str:
