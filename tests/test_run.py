@@ -497,7 +497,7 @@ def predict(finished, *words: str) -> list[dict]:
 
 
 def test_prediction_for_a_folder_of_odd_pictures(finished, photos, tmp_path):
-    with pytest.raises(UserError, match=r"1 of 7 pictures were left out:\n  .*broken\.jpg"):
+    with pytest.raises(UserError, match=r"1 of 7 pictures left out:\n  .*broken\.jpg"):
         predict(finished, f"source={photos}", "score_threshold=0.02", "batch_size=2", f"output_dir={tmp_path}")
     entries = json.loads((tmp_path / "predictions.json").read_text())
     names = ["clear.png", "deep.png", "grey.png", "more/known.jpg", "turned.jpg", "upright.png"]

@@ -227,10 +227,10 @@ def test_without_faiss_the_message_says_what_to_install(monkeypatch):
 # the commands
 
 
-def test_search_finds_what_is_near(album_index, album, ckpt, start, tmp_path):
-    status, _, err = start(
-        "search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}", "output_dir=out", "top_k=2"
-    )
+def test_search_finds_what_is_near(album_index, album, ckpt, start, tmp_path, caplog):
+    words = (f"ckpt={ckpt}", f"index={album_index}", f"source={album}", "output_dir=out", "top_k=2")
+    with caplog.at_level(logging.INFO):
+        status, out, err = start("search", *words)
     assert status == 0, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [entry["file"] for entry in results] == [str(album / f"{name}.png") for name in sorted(COLORS)]
@@ -244,6 +244,21 @@ def test_search_finds_what_is_near(album_index, album, ckpt, start, tmp_path):
     assert (np.abs(sheet.astype(int) - COLORS["green"]).max(axis=2) < 30).mean() < 0.001
     assert "mnvision search" in (tmp_path / "out" / "origin.json").read_text()
     assert "top_k: 2" in (tmp_path / "out" / "config.yaml").read_text()
+    # of the four pictures what is in the file, as their order is
+    near = [f"  {one['distance']:.4f}  {one['file']}" for entry in results for one in entry["nearest"]]
+    assert [line for line in out.splitlines() if line.startswith("  ")] == near
+    assert "4 pictures looked for among 4" in caplog.text
+
+
+def test_search_tells_the_nearest_three_of_the_first_five(album_index, album, ckpt, start, caplog):
+    with caplog.at_level(logging.INFO):
+        status, out, _ = start("search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}/red.png")
+    assert (status, len(out.splitlines())) == (0, 4)
+    assert "1 picture looked for among 4" in caplog.text
+    for n in range(6):
+        cv2.imwrite(str(album / f"more{n}.png"), np.full((40, 60, 3), 40 * n + 20, np.uint8))
+    out = start("search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}/more*.png")[1].splitlines()
+    assert (len(out), out[0], out[-1]) == (5 * 4 + 1, f"{album}/more0.png", "1 more picture in results.json")
 
 
 def test_search_goes_on_without_what_cannot_be_read(album_index, album, ckpt, start, tmp_path, caplog):
@@ -252,7 +267,7 @@ def test_search_goes_on_without_what_cannot_be_read(album_index, album, ckpt, st
     with caplog.at_level(logging.WARNING):
         status, _, err = start("search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}", "output_dir=out")
     assert status == 1
-    assert "1 of 4 pictures were left out" in err
+    assert "1 of 4 pictures left out" in err
     assert "broken.jpg" in err
     assert "not drawn" in err
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 3
