@@ -26,6 +26,7 @@ from mnvision.models.embedder import Embedder
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.pair_pictures import pair_captions, pairs_sheet
 from mnvision.report_plans import EMBEDDING
+from mnvision.wording import counted
 
 CHOSEN_BY = "top_k"  # how much predict tells of a picture: its nearest ones
 COLUMNS: Mapping[str, str] = {"pairs": "val/accuracy", "AUC": "val/auc", "rank-1": "val/rank1"}
@@ -148,7 +149,7 @@ def write_entries(
             if place != row
         ]
         one["nearest"] = named[: cfg["top_k"]]
-    return f"{len(entries)} embeddings of {embeddings.shape[1]} numbers in {folder / 'index'}"
+    return f"{counted(len(entries), 'embedding')} of {embeddings.shape[1]} numbers in {folder / 'index'}"
 
 
 def _neighbours(metric: EmbeddingMetric, dataset: ClassDataset, *, count: int) -> np.ndarray | None:

@@ -23,6 +23,7 @@ from mnvision.ops.s2 import read_tokens
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.place_figures import partition_map, predictions_map
 from mnvision.report_plans import GEOLOCATION
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def write_entries(
     write_text(folder / "predictions.csv", csv_text(rows))
     points = [_point((row[1], row[2]), file=row[0], cell=row[3], probability=row[4]) for row in rows[1:]]
     write_text(folder / "predictions.geojson", _geojson(points))
-    return f"{len(entries)} pictures placed"
+    return f"{counted(len(entries), 'picture')} placed"
 
 
 def degrees(place: Sequence[float]) -> str:

@@ -179,9 +179,10 @@ def pixels_of(dataset: Any, index: int) -> np.ndarray | None:
 def model_line(model: TaskModel, *, precision: str) -> str:
     """One line on what a model is and costs, and in which precision it runs."""
     spec, cost = model.spec, profile(model)
+    known = " known" if spec.task == "embed" else ""  # its teacher's and its weights' are among them
     return (
         f"{spec.task} on {spec.backbone_options['name']} alpha {spec.backbone_options['alpha']:g} at "
-        f"{cost.image_size}x{cost.image_size}, {len(spec.classes)} classes: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
+        f"{cost.image_size}x{cost.image_size}, {spec.counted}{known}: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
         f"{cost.trainable / 1e6:.2f} M parameters; precision {precision}"
     )
 

@@ -20,6 +20,7 @@ from mnvision.files import write_text
 from mnvision.page import PAGE, STYLE
 from mnvision.report_parts import ReportPlan, Sheet
 from mnvision.report_plans import DETECTION
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +276,7 @@ def _classes(bars: Mapping[str, float], ticks: Mapping[str, float], plan: Report
     key = f"<s></s> {plan.bar}" + (f" <u></u> {plan.tick}" if ticks else "")
     absent = f", {len(bars) - found} absent" if found < len(bars) else ""
     few = " few" if len(bars) <= 12 else ""
-    note = f"<span class=key>{key}</span> {len(bars)} classes{absent}; a full bar is {full:g}"
+    note = f"<span class=key>{key}</span> {counted(len(bars), plan.bar_of)}{absent}; a full bar is {full:g}"
     return _section(plan.bars, f'<ol class="classes{few}">{"".join(rows)}</ol>', note=note)
 
 

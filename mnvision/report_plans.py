@@ -138,6 +138,7 @@ EMBEDDING = ReportPlan(
     bars="Pairs told right by fold",
     bar="accuracy",
     tick="",
+    bar_of="fold",
     sheets=(
         Sheet(
             "neighbours.jpg",
@@ -185,6 +186,7 @@ ATTRIBUTES = ReportPlan(
     bars="Average precision by attribute",
     bar="AP",
     tick="AP of a constant answer",
+    bar_of="attribute",
     pictures_note="Under each picture: green was found and is there; red was found and is not there, or was missed.",
     sheets=(Sheet("mistakes.jpg", "Worst mistakes", "The wrong answers that the network was surest of."),),
     intended_use=(
@@ -231,6 +233,7 @@ GEOLOCATION = ReportPlan(
     bars="Pictures placed within a distance",
     bar="network",
     tick="best constant answer",
+    bar_of="distance",
     pictures_note="Under each picture, where it was placed and how far off that is: green is within 200 km.",
     sheets=(
         Sheet("places.png", "Where pictures were placed", "Lines lead from the true place to the answer."),

@@ -13,6 +13,7 @@ import pytest
 from mnvision.errors import UserError
 from mnvision.page import STYLE
 from mnvision.report import read_history, write_report
+from mnvision.report_plans import ATTRIBUTES, EMBEDDING, GEOLOCATION
 
 NASTY = """<script>alert('1')</script> & "two" {three} \u00e9\u4e2d"""
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -229,6 +230,15 @@ def test_many_classes_are_sorted_and_stay_small(tmp_path):
     assert widths[0] == pytest.approx(100 * 0.79 / 0.8, abs=0.05)
     assert widths == sorted(widths, reverse=True)
     assert "a full bar is 0.8" in page.text
+
+
+def test_bars_are_called_what_they_are(tmp_path):
+    for plan, bars, words in (
+        (EMBEDDING, {"fold 1": 0.5, "fold 2": 0.75}, "2 folds; a full bar is"),
+        (ATTRIBUTES, {"hat": 0.5}, "1 attribute; a full bar is"),
+        (GEOLOCATION, {"1 km": 0.5, "25 km": 0.5}, "2 distances; a full bar is"),
+    ):
+        assert words in report(tmp_path, bars=bars, plan=plan).text
 
 
 def test_bars_stay_inside_where_nothing_was_found(tmp_path):

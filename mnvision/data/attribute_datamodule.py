@@ -13,6 +13,7 @@ from mnvision.data.class_datamodule import ClassDataModule
 from mnvision.data.labelled import shorten
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
+from mnvision.wording import noun_of
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ class AttributeDataModule(ClassDataModule):
 
     Labels of a batch are float32 [B, A]: 1, 0, or NaN where it is not known. Pictures are neither mixed nor balanced.
     """
+
+    noun = noun_of("attributes")
 
     @property
     def counts(self) -> np.ndarray:

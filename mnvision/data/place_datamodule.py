@@ -25,6 +25,7 @@ from mnvision.ops.geo import best_constants, mean_places
 from mnvision.ops.partition import adaptive_cells
 from mnvision.ops.s2 import cell_centers, cell_levels, cell_tokens, find_cells, leaf_cells, read_tokens
 from mnvision.types import Batch, Labels
+from mnvision.wording import counted, noun_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class PlaceDataModule(ClassDataModule):
     ``class_table`` name them. A picture outside every cell has the label -1: it has no loss, and its distance counts.
     """
 
+    noun = noun_of("geolocate")
     _checked = "the columns of data.train"  # where a wrong place may come from
 
     def load_split(self, split: Split) -> PlacedPictures:
@@ -203,7 +205,7 @@ class PlaceCollate(ClassCollate):
 
 def describe_placed(pictures: PlacedPictures) -> str:
     """One line about a split, such as ``900 pictures, 80 cells of levels 2 to 9, 3 to 50 pictures each``."""
-    parts = [f"{len(pictures):,} pictures, {len(pictures.classes):,} cells"]
+    parts = [f"{counted(len(pictures), 'picture')}, {counted(len(pictures.classes), 'cell')}"]
     if pictures.classes:
         levels = cell_levels(read_tokens(pictures.classes))
         counts = class_counts(pictures)
