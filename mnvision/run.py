@@ -124,13 +124,13 @@ def train(cfg: Config) -> dict[str, float]:
     logger.info("run folder: %s", folder)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
-    except SIGTERMException:
-        logger.warning("told to end; resume=%s goes on", folder / "checkpoints" / "last.ckpt")
-        raise SystemExit(TERMINATED) from None  # Lightning would report success
-    if trainer.interrupted:
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            logger.warning("resume=%s goes on", folder / "checkpoints" / "last.ckpt")
-        raise KeyboardInterrupt
+    except SystemExit as error:  # Lightning's way after Ctrl-C and SIGTERM
+        last = folder / "checkpoints" / "last.ckpt"
+        hint = f"resume={last} goes on after the last whole epoch" if last.is_file() else "no epoch is done yet"
+        logger.warning("told to end; %s", hint)
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(TERMINATED) from None  # Lightning would report success
+        raise
     best = folder / "checkpoints" / "best.ckpt"
     if not best.is_file():
         raise UserError(
