@@ -75,6 +75,18 @@ def summary(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
+def remarks(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> dict[str, str]:
+    """What to say beside a number on the page: where one pair of a fold is more than the rate that was asked for."""
+    if (pairs := metric.pairs) is None:
+        return {}
+    one = 1 / max(1, int(np.bincount(pairs.folds[~pairs.same]).max(initial=0)))
+    return {
+        f"val_at_far_{name}": f"measured FAR {measured:.1e}, as a fold has too few pairs: one of them is {one:.1e}"
+        for name, far in FARS.items()
+        if one > far and (measured := numbers.get(f"val_at_far_{name}_measured_far", -1.0)) >= 0
+    }
+
+
 def by_class(metric: EmbeddingMetric) -> tuple[dict[str, float], dict[str, float]]:
     """Accuracy of each fold; nothing where the split has no pairs, as that of a training."""
     judged = metric.verified() if metric.pairs is not None else None

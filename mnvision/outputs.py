@@ -226,6 +226,7 @@ def report_run(
     cfg: Mapping[str, Any],
     folder: Path,
     numbers: Mapping[str, float],
+    remarks: Mapping[str, str],
     commands: Sequence[Sequence[str]],
 ) -> None:
     """Write ``report.html``, and say where it is; see ``write_report``.
@@ -240,6 +241,7 @@ def report_run(
         cfg: The configuration.
         folder: Of the run.
         numbers: As in ``metrics.json``.
+        remarks: What to say beside a number, by its name without the split.
         commands: That repeat the run.
     """
     spec = model.spec
@@ -257,6 +259,7 @@ def report_run(
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         },
         numbers=numbers,
+        remarks=remarks,
         bars=bars,
         ticks=ticks,
         plan=plan,

@@ -123,7 +123,7 @@ EMBEDDING = ReportPlan(
                 ("auc", "AUC", "area under the ROC curve"),
                 ("eer", "EER", "where as many same pairs are refused as others accepted"),
                 ("val_at_far_1e-3", "VAL", "same pairs accepted at a false accept rate of 1e-3"),
-                ("val_at_far_1e-4", "VAL", "at 1e-4; where a fold has hundreds of pairs, this hangs on one or two"),
+                ("val_at_far_1e-4", "VAL", "likewise, at 1e-4"),
                 ("threshold", "threshold", "squared distance below which a pair is called same"),
             ),
         ),
@@ -146,7 +146,11 @@ EMBEDDING = ReportPlan(
             "Each row begins with a picture; green is another one of its identity, red is not. Squared distances.",
         ),
         Sheet("pairs.jpg", "Worst pairs", "Told wrong, farthest from the threshold first."),
-        Sheet("roc.png", "ROC curve", "Same pairs accepted by the share of different ones that is accepted with them."),
+        Sheet(
+            "roc.png",
+            "ROC curve",
+            "Same pairs accepted, by the share of different ones; markers: means over the folds.",
+        ),
         Sheet("distances.png", "Distances", "Of same and different pairs; left of the line a pair is called same."),
     ),
     intended_use=(

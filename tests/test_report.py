@@ -232,6 +232,15 @@ def test_many_classes_are_sorted_and_stay_small(tmp_path):
     assert "a full bar is 0.8" in page.text
 
 
+def test_a_remark_stands_beside_its_number(tmp_path):
+    numbers = {"val/val_at_far_1e-3": 0.25, "val/val_at_far_1e-4": 0.125, "val/auc": 0.75}
+    page = report(tmp_path, numbers=numbers, plan=EMBEDDING, remarks={"val_at_far_1e-3": "few <pairs>"})
+    assert "at FAR 1e-3; few <pairs>" in page.texts_in("i")
+    cells = page.texts_in("td")
+    assert cells[cells.index("same pairs accepted at a false accept rate of 1e-3; few <pairs>") + 1] == "0.2500"
+    assert cells[cells.index("likewise, at 1e-4") + 1] == "0.1250"
+
+
 def test_bars_are_called_what_they_are(tmp_path):
     for plan, bars, words in (
         (EMBEDDING, {"fold 1": 0.5, "fold 2": 0.75}, "2 folds; a full bar is"),

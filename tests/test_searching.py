@@ -155,6 +155,8 @@ def test_what_is_no_index_is_not_written(tmp_path, embedder, vectors, paths, mes
 
 def test_what_is_wrong_with_an_index(album_index, embedder, tmp_path):
     with pytest.raises(UserError, match=r"is no index: there is no index\.json"):
+        index.read_index(tmp_path / "run")
+    with pytest.raises(UserError, match=rf"; did you mean {album_index}\?"):
         index.read_index(tmp_path)
     with torch.no_grad():
         embedder.mix.weight[0, 1] = 0.5
@@ -347,7 +349,7 @@ def test_the_curve_shows_what_it_is_given():
     figure = roc_picture(curve.far, curve.val, auc=area_under_curve(curve), different=50, marks={1e-3: 0.25, 1e-4: -1})
     texts = text_of(figure)
     assert "less than one of 50 different pairs" in texts
-    assert "VAL 25.0% at FAR 0.001" in texts
+    assert "VAL 25.0% at FAR 0.001, mean over the folds" in texts
     assert not any("0.0001" in text for text in texts)  # not known
     assert f"{area_under_curve(curve):.4f}" in texts[-1]
     drawn = figure.axes[0].lines[0]

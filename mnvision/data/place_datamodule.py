@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _DRAWN = PlaceColumns(split="split")  # those of the drawn places' list
 _WORDS = ("train", "val", "test")
+_CROWDED = 0.05  # of the pictures: fewer in cells that may not be divided are not worth a warning
 
 
 class PlaceDataModule(ClassDataModule):
@@ -81,10 +82,12 @@ class PlaceDataModule(ClassDataModule):
         names = ("max_photos", "min_photos", "min_level", "max_level")
         cells, counts = adaptive_cells(leaves, **{name: self._options[name] for name in names})
         most = self._options["max_photos"]
-        if (full := int((counts > most).sum())) > 0:
+        crowded = counts[counts > most]
+        if (share := crowded.sum() / counts.sum()) > _CROWDED:
             log.warning(
-                "cells of task.max_level=%d with more than task.max_photos=%d pictures: %d",
-                *(self._options["max_level"], most, full),
+                "%s of task.max_level=%d with more than task.max_photos=%d pictures, %.0f %% of all: places within one "
+                "are not told apart; give a higher level",
+                *(counted(len(crowded), "cell"), self._options["max_level"], most, 100 * share),
             )
         return cells
 
