@@ -81,7 +81,7 @@ def remarks(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> dict[str, 
         return {}
     one = 1 / max(1, int(np.bincount(pairs.folds[~pairs.same]).max(initial=0)))
     return {
-        f"val_at_far_{name}": f"measured FAR {measured:.1e}, as a fold has too few pairs: one of them is {one:.1e}"
+        f"val_at_far_{name}": f"measured {measured:.1e}: one pair of a fold is {one:.1e}"
         for name, far in FARS.items()
         if one > far and (measured := numbers.get(f"val_at_far_{name}_measured_far", -1.0)) >= 0
     }

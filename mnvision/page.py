@@ -33,7 +33,7 @@ h1 { margin: 0 0 16px; font-size: 34px; line-height: 1.15; letter-spacing: -.02e
 h2 { margin: 0 0 14px; font-size: 19px; letter-spacing: -.01em; }
 section { margin-top: 44px; }
 dl { margin: 0; display: grid; gap: 3px; }
-dl div { display: grid; grid-template-columns: 96px 1fr; gap: 12px; }
+dl div { display: grid; grid-template-columns: 108px 1fr; gap: 12px; }
 dt, .note, figcaption span, .figures span { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .note { margin: -10px 0 14px; font-size: 13px; } .also { margin: 12px 2px 0; font-size: 13px; color: var(--soft); }

@@ -70,7 +70,7 @@ def test_what_a_run_leaves_behind(trained):
     assert "ROC curve" in page
     measured = numbers["val/val_at_far_1e-3_measured_far"]
     different = max(Counter(row["fold"] for row in pairs if not row["same"]).values())
-    remark = f"measured FAR {measured:.1e}, as a fold has too few pairs: one of them is {1 / different:.1e}"
+    remark = f"measured {measured:.1e}: one pair of a fold is {1 / different:.1e}"
     assert f"same pairs accepted at a false accept rate of 1e-3; {remark}" in page
     model = load_model(best(trained))
     assert model.spec.classes == tuple(f"train{number:04d}" for number in range(8))
