@@ -113,7 +113,8 @@ class EpochLines(Callback):
         self._columns = (
             ("loss", 8, "train/loss", ".4f"),
             ("val loss", 9, "val/loss", ".4f"),
-            *((title, max(7, len(title) + 1), name, ".4f") for title, name in columns.items()),
+            # Kilometres are no shares: thousands of them, and no need of a metre.
+            *((t, max(7, len(t) + 1), name, ".1f" if name.endswith("_km") else ".4f") for t, name in columns.items()),
             ("img/s", 8, "train/images_per_second", ".1f"),
         )
         self._started = self._spoken = 0.0
@@ -151,7 +152,7 @@ class EpochLines(Callback):
         cells = [f"{trainer.current_epoch + 1}/{trainer.max_epochs}".rjust(9)]
         for _, width, name, form in self._columns:
             known = name in metrics and (self._validated or not name.startswith("val/"))
-            cells.append(f"{metrics[name].item():>{width}{form}}" if known else "-".rjust(width))
+            cells.append(" " + (f"{metrics[name].item():{form}}" if known else "-").rjust(width - 1))
         rate = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
         cells.append(f"{rate:>10.2e}{time.perf_counter() - self._started:>7.1f}")
         logger.info("%s", "".join(cells))

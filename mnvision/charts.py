@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+_GAP = 12  # from the end of a line to its name
+_LETTER = 7.8  # width of a bold letter or a digit in a wide font, of 12.5
+
 
 class Line(NamedTuple):
     """A line of a chart.
@@ -38,7 +41,9 @@ def line_chart(title: str, lines: Sequence[Line], *, least: float, best: str = "
     if not lines:
         return ""
     title = escape(title)
-    plane = _Plane(lines, least=least)
+    values = [_value(line.points[max(line.points)]) for line in lines]
+    longest = max(len(f"{line.name} {value}") for line, value in zip(lines, values, strict=True))
+    plane = _Plane(lines, least=least, right=max(200, min(388, round(_Plane.width - _GAP - _LETTER * longest))))
     parts = [_axes(plane)]
     ends = []
     note = ""
@@ -55,11 +60,9 @@ def line_chart(title: str, lines: Sequence[Line], *, least: float, best: str = "
             parts.append(f'<circle class="ring {line.style}" cx="{x}" cy="{y}" r="6.5"/>')
             note = f"best {escape(best)} {line.points[top]:.4f} in epoch {top}"
     heights = _spread([y for _, y in ends], gap=17, low=plane.top + 4, high=plane.bottom - 6)
-    for line, (x, _), y in zip(lines, ends, heights, strict=True):
-        value = line.points[max(line.points)]
-        text = f"{value:.3f}" if value < 1 else f"{value:#.3g}".rstrip(".")
-        name = f"{escape(line.name)} <tspan class=tick>{text}</tspan>"
-        parts.append(f'<text class="label {line.style}" x="{x + 12:.1f}" y="{y + 4:.1f}">{name}</text>')
+    for line, value, (x, _), y in zip(lines, values, ends, heights, strict=True):
+        name = f"{escape(line.name)} <tspan class=tick>{value}</tspan>"
+        parts.append(f'<text class="label {line.style}" x="{x + _GAP:.1f}" y="{y + 4:.1f}">{name}</text>')
     parts.append(_strips(plane, lines))
     return (
         f"<figure class=chart><figcaption>{title} <span>{note}</span></figcaption>"
@@ -72,9 +75,10 @@ class _Plane:
     """Where epochs and values lie in the picture of a chart."""
 
     width, height = 480, 280
-    left, right, top, bottom = 52, 388, 14, 240  # of the area of the lines; their names stand to the right of it
+    left, top, bottom = 52, 14, 240  # of the area of the lines; their names stand to the right of it
 
-    def __init__(self, lines: Sequence[Line], *, least: float) -> None:
+    def __init__(self, lines: Sequence[Line], *, least: float, right: int) -> None:
+        self.right = right
         values = [value for line in lines for value in line.points.values()]
         self.epochs = sorted({epoch for line in lines for epoch in line.points})
         self.ticks = _ticks(min(0.0, *values), max(least, *values))
@@ -87,6 +91,10 @@ class _Plane:
     def y(self, value: float) -> float:
         low, high = self.ticks[0], self.ticks[-1]
         return round(self.bottom - (value - low) / (high - low) * (self.bottom - self.top), 1)
+
+
+def _value(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:#.3g}".rstrip(".")
 
 
 def _axes(plane: _Plane) -> str:

@@ -40,6 +40,13 @@ def read_checkpoint(path: str | Path, *, key: str = "ckpt") -> dict[str, Any]:
         UserError: If the file is missing, not a checkpoint, or not one of mnvision.
     """
     path = Path(path)
+    if path.is_dir():
+        name = "last.ckpt" if key == "resume" else "best.ckpt"
+        # In a run's folder, that of its task or that of all runs: not a search of a whole disk.
+        found = [file for above in ("", "*/", "*/*/", "*/*/*/") for file in path.glob(above + name)]
+        newest = max(found, key=lambda file: file.stat().st_mtime, default=None)
+        there = f"the newest {name} in it is {newest}" if newest else f"there is no {name} in it"
+        raise UserError(f"{key}: {path} is a folder; give the path of a checkpoint ({there})")
     if not path.is_file():
         raise UserError(f"{key}: there is no file {path}; give the path of a checkpoint, such as runs/.../best.ckpt")
     try:

@@ -22,6 +22,7 @@ from mnvision.models.base import ModelSpec, TaskModel, check_finite
 from mnvision.models.classifier import Classifier
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.report_plans import CLASSIFICATION
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def write_entries(
         cells = (cell for one in picture["classes"] for cell in (one["label"], one["probability"]))
         rows.append([picture["file"], *cells])
     write_text(folder / "predictions.csv", csv_text(rows))
-    return f"{len(entries)} pictures classified"
+    return f"{counted(len(entries), 'picture')} classified"
 
 
 def _name(file: str) -> Caption:

@@ -75,7 +75,7 @@ def _title(model: TaskModel) -> str:
         *(f"{key} {backbone[key]}" for key in ("blocks", "version") if backbone.get(key)),
         f"alpha {backbone['alpha']:g}",
         f"input {size}x{size}",
-        f"{len(spec.classes)} class{'' if len(spec.classes) == 1 else 'es'}",
+        spec.counted,
     ]
     return ", ".join(words)
 

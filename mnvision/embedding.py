@@ -26,6 +26,7 @@ from mnvision.models.embedder import Embedder
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.pair_pictures import pair_captions, pairs_sheet
 from mnvision.report_plans import EMBEDDING
+from mnvision.wording import counted
 
 CHOSEN_BY = "top_k"  # how much predict tells of a picture: its nearest ones
 COLUMNS: Mapping[str, str] = {"pairs": "val/accuracy", "AUC": "val/auc", "rank-1": "val/rank1"}
@@ -72,6 +73,18 @@ def summary(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> str:
             chosen = f"the thresholds are those of the {len(metric.threshold_from.same):,} validation pairs"
         lines.append(f"the pairs are one fold: {chosen}")
     return "\n".join(lines)
+
+
+def remarks(metric: EmbeddingMetric, numbers: Mapping[str, float]) -> dict[str, str]:
+    """What to say beside a number on the page: where one pair of a fold is more than the rate that was asked for."""
+    if (pairs := metric.pairs) is None:
+        return {}
+    one = 1 / max(1, int(np.bincount(pairs.folds[~pairs.same]).max(initial=0)))
+    return {
+        f"val_at_far_{name}": f"measured {measured:.1e}: one pair of a fold is {one:.1e}"
+        for name, far in FARS.items()
+        if one > far and (measured := numbers.get(f"val_at_far_{name}_measured_far", -1.0)) >= 0
+    }
 
 
 def by_class(metric: EmbeddingMetric) -> tuple[dict[str, float], dict[str, float]]:
@@ -148,7 +161,7 @@ def write_entries(
             if place != row
         ]
         one["nearest"] = named[: cfg["top_k"]]
-    return f"{len(entries)} embeddings of {embeddings.shape[1]} numbers in {folder / 'index'}"
+    return f"{counted(len(entries), 'embedding')} of {embeddings.shape[1]} numbers in {folder / 'index'}"
 
 
 def _neighbours(metric: EmbeddingMetric, dataset: ClassDataset, *, count: int) -> np.ndarray | None:

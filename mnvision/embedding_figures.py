@@ -54,7 +54,7 @@ def roc_picture(
         label=f"less than one of {different:,} different pairs",
     )
     for (rate, value), marker in zip(marks.items(), "osD^v", strict=False):
-        label = f"VAL {value:.1%} at FAR {rate:g}"
+        label = f"VAL {value:.1%} at FAR {rate:g}, mean over the folds"
         axes.plot(rate, value, marker=marker, color=_RED, markersize=7, linestyle="", label=label, zorder=4)
     axes.set_xscale("log")
     axes.set(xlim=(low, 1), ylim=(0, 1.02), xlabel="FAR: different pairs accepted", ylabel="VAL: same pairs accepted")

@@ -23,12 +23,13 @@ from mnvision.ops.s2 import read_tokens
 from mnvision.outputs import pixels_of, write_picture
 from mnvision.place_figures import partition_map, predictions_map
 from mnvision.report_plans import GEOLOCATION
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 
 CHOSEN_BY = "top_k"  # how much predict tells of a picture
 # What the line of an epoch tells.
-COLUMNS: Mapping[str, str] = {"25 km": "val/within_25km", "750 km": "val/within_750km", "median": "val/median_km"}
+COLUMNS: Mapping[str, str] = {"25 km": "val/within_25km", "750 km": "val/within_750km", "median km": "val/median_km"}
 PLAN = GEOLOCATION
 MISTAKES = 25  # on the sheet
 _NEAR = 200  # km: an answer within a region is drawn as right
@@ -163,7 +164,7 @@ def write_entries(
     write_text(folder / "predictions.csv", csv_text(rows))
     points = [_point((row[1], row[2]), file=row[0], cell=row[3], probability=row[4]) for row in rows[1:]]
     write_text(folder / "predictions.geojson", _geojson(points))
-    return f"{len(entries)} pictures placed"
+    return f"{counted(len(entries), 'picture')} placed"
 
 
 def degrees(place: Sequence[float]) -> str:

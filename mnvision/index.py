@@ -127,9 +127,11 @@ def read_index(folder: str | Path) -> Index:
         whole = embeddings.shape == (len(paths), about["width"])
         known = Index(embeddings, paths, str(about["model"]), bool(about["flip"]))
     except FileNotFoundError as error:
+        below = folder / "index"  # of a folder that mnvision predict wrote
+        meant = f"; did you mean {below}?" if (below / "index.json").is_file() else ""
         raise UserError(
             f"index: {folder} is no index: there is no {Path(error.filename).name}. Expected index.json, paths.json and"
-            " embeddings.npy; mnvision predict with an embedder writes them"
+            f" embeddings.npy; mnvision predict with an embedder writes them{meant}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"index: {folder} cannot be read ({error}); make it again with mnvision predict") from error

@@ -13,6 +13,7 @@ import lightning as L  # noqa: N812
 from mnvision.data.base_datamodule import PictureDataModule
 from mnvision.data.pairs import shared_identities
 from mnvision.data.splits import Split
+from mnvision.embedding import remarks
 from mnvision.errors import UserError
 from mnvision.files import write_text
 from mnvision.kinds import kind_of
@@ -64,6 +65,7 @@ def measure(
     bars, ticks = kind.by_class(metric)
     report_run(
         model,
+        remarks=remarks(metric, plain) if isinstance(metric, EmbeddingMetric) else {},
         bars=bars,
         ticks=ticks,
         plan=kind.PLAN,

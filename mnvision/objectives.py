@@ -107,7 +107,7 @@ def _saved_teacher(path: str, *, task: str) -> Any:
 
 def _announced(teacher: TaskModel) -> Any:
     name = teacher.spec.backbone_options["name"]
-    logger.info("teacher: %s at %d pixels, %d classes", name, teacher.preprocessing.size, len(teacher.spec.classes))
+    logger.info("teacher: %s at %d pixels, %s", name, teacher.preprocessing.size, teacher.spec.counted)
     return fold_batchnorm(teacher).eval()  # it is asked at every step and never trained: half as much faster
 
 

@@ -179,9 +179,10 @@ def pixels_of(dataset: Any, index: int) -> np.ndarray | None:
 def model_line(model: TaskModel, *, precision: str) -> str:
     """One line on what a model is and costs, and in which precision it runs."""
     spec, cost = model.spec, profile(model)
+    known = " known" if spec.task == "embed" else ""  # its teacher's and its weights' are among them
     return (
         f"{spec.task} on {spec.backbone_options['name']} alpha {spec.backbone_options['alpha']:g} at "
-        f"{cost.image_size}x{cost.image_size}, {len(spec.classes)} classes: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
+        f"{cost.image_size}x{cost.image_size}, {spec.counted}{known}: {cost.mult_adds / 1e6:,.0f} M mult-adds, "
         f"{cost.trainable / 1e6:.2f} M parameters; precision {precision}"
     )
 
@@ -225,6 +226,7 @@ def report_run(
     cfg: Mapping[str, Any],
     folder: Path,
     numbers: Mapping[str, float],
+    remarks: Mapping[str, str],
     commands: Sequence[Sequence[str]],
 ) -> None:
     """Write ``report.html``, and say where it is; see ``write_report``.
@@ -239,6 +241,7 @@ def report_run(
         cfg: The configuration.
         folder: Of the run.
         numbers: As in ``metrics.json``.
+        remarks: What to say beside a number, by its name without the split.
         commands: That repeat the run.
     """
     spec = model.spec
@@ -256,6 +259,7 @@ def report_run(
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         },
         numbers=numbers,
+        remarks=remarks,
         bars=bars,
         ticks=ticks,
         plan=plan,

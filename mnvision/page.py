@@ -33,7 +33,7 @@ h1 { margin: 0 0 16px; font-size: 34px; line-height: 1.15; letter-spacing: -.02e
 h2 { margin: 0 0 14px; font-size: 19px; letter-spacing: -.01em; }
 section { margin-top: 44px; }
 dl { margin: 0; display: grid; gap: 3px; }
-dl div { display: grid; grid-template-columns: 84px 1fr; gap: 12px; }
+dl div { display: grid; grid-template-columns: 108px 1fr; gap: 12px; }
 dt, .note, figcaption span, .figures span { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .note { margin: -10px 0 14px; font-size: 13px; } .also { margin: 12px 2px 0; font-size: 13px; color: var(--soft); }
@@ -69,6 +69,7 @@ table { width: 100%; border-collapse: collapse; font-size: 13.5px; }
 th, td { padding: 6px 0 6px 14px; text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--hair); }
 td { color: var(--soft); } tbody tr + tr td { border-top: 1px solid var(--grid); }
+.tables td:not(:first-child, :last-child) { white-space: normal; text-wrap: balance; }
 th:first-child, td:first-child { padding-left: 0; text-align: left; }
 th:first-child, td:first-child, td:last-child { color: var(--ink); font-weight: 600; }
 .classes { list-style: none; margin: 0; padding: 0; columns: 300px; column-gap: 36px; font-size: 13px; }

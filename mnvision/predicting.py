@@ -22,6 +22,7 @@ from mnvision.kinds import KINDS, kind_of
 from mnvision.ops.image import read_image
 from mnvision.outputs import annotated_names, check_run_folder, describe_run, model_line, run_folder, write_picture
 from mnvision.recall import settle_model
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def predict(cfg: dict[str, Any]) -> list[dict[str, Any]]:
     logger.info("written: %s", folder)
     if failures:
         reasons = "\n".join(f"  {reason}" for reason in failures)
-        raise UserError(f"{len(failures)} of {len(pictures)} pictures were left out:\n{reasons}")
+        raise UserError(f"{len(failures)} of {counted(len(pictures), 'picture')} left out:\n{reasons}")
     return entries
 
 

@@ -112,10 +112,13 @@ def go_on(cfg: Config, saved: Mapping[str, Any]) -> Config:
             f"task.weights={resume}"
         )
     cfg = recall({**cfg, "overrides": [key for key in cfg["overrides"] if key not in fixed]}, before)
-    if saved["epoch"] + 1 >= cfg["trainer"]["max_epochs"]:
+    done, wanted = saved["epoch"] + 1, cfg["trainer"]["max_epochs"]
+    if done < wanted:
+        logger.info("goes on after epoch %d of %d", done, wanted)
+    else:
         logger.warning(
             "all %d epochs are done: only measuring and reporting again; give a higher trainer.max_epochs to go on",
-            cfg["trainer"]["max_epochs"],
+            wanted,
         )
     checkpoints = Path(resume).absolute().parent
     if cfg["output_dir"] is None and checkpoints.name == "checkpoints":

@@ -20,6 +20,7 @@ from mnvision.files import write_text
 from mnvision.page import PAGE, STYLE
 from mnvision.report_parts import ReportPlan, Sheet
 from mnvision.report_plans import DETECTION
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def write_report(
     numbers: Mapping[str, float],
     bars: Mapping[str, float],
     ticks: Mapping[str, float] | None = None,
+    remarks: Mapping[str, str] | None = None,
     commands: Sequence[Sequence[str]] = (),
     plan: ReportPlan = DETECTION,
 ) -> Path:
@@ -58,6 +60,7 @@ def write_report(
             number of -1 is undefined and shows as a dash.
         bars: The bars by class name: average precision, or accuracy; -1 where the class does not occur.
         ticks: The ticks on them: average precision at an IoU of 0.50, or what else the plan calls ``tick``.
+        remarks: What to say beside a number, by its name without the split.
         commands: Commands that reproduce the numbers, each as its arguments.
         plan: What is shown of this kind of task.
 
@@ -72,11 +75,11 @@ def write_report(
     config = folder / "config.yaml"
     sections = [
         _header(title, facts),
-        _figures(plain, history, plan),
+        _figures(plain, history, plan, remarks or {}),
         _curves(history, plan),
         _pictures(sorted((folder / "pictures").glob("*.jpg")), note=plan.pictures_note),
         *(_sheet(folder / sheet.file, sheet) for sheet in plan.sheets),
-        _tables(plain, plan),
+        _tables(plain, plan, remarks or {}),
         _classes(bars, ticks or {}, plan),
         _commands(commands),
         _details("Configuration", f"<pre>{escape(config.read_text(encoding='utf-8'))}</pre>")
@@ -138,10 +141,12 @@ def _header(title: str, facts: Mapping[str, str]) -> str:
     return f"<header><h1>{escape(title)}</h1><dl>{rows}</dl></header>"
 
 
-def _figures(numbers: Mapping[str, float], history: History, plan: ReportPlan) -> str:
+def _figures(numbers: Mapping[str, float], history: History, plan: ReportPlan, remarks: Mapping[str, str]) -> str:
     """The few numbers that people ask for first, in large digits."""
     figures = [
-        (_number(numbers[big.name], big.digits), big.title, big.note) for big in plan.figures if big.name in numbers
+        (_number(numbers[big.name], big.digits), big.title, _remarked(big.note, remarks.get(big.name)))
+        for big in plan.figures
+        if big.name in numbers
     ]
     rates, peaks = (list(history.get(f"train/{name}", {}).values()) for name in (_SPEED, _MEMORY))
     rate = numbers.get(_SPEED, median(rates) if rates else None)
@@ -152,7 +157,8 @@ def _figures(numbers: Mapping[str, float], history: History, plan: ReportPlan) -
     if peak is not None:
         text = f"{peak / 1000:.2f}<small> GB</small>" if peak >= 1000 else f"{peak:.0f}<small> MB</small>"
         figures.append((text, "peak memory", notes[_MEMORY]))
-    tiles = "".join(f"<div><b>{value}</b><span>{name} <i>{note}</i></span></div>" for value, name, note in figures)
+    tile = "<div><b>{}</b><span>{} <i>{}</i></span></div>"
+    tiles = "".join(tile.format(value, name, escape(note)) for value, name, note in figures)
     return f"<section class=figures>{tiles}</section>" if tiles else ""
 
 
@@ -241,14 +247,19 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _tables(numbers: Mapping[str, float], plan: ReportPlan) -> str:
+def _remarked(text: str, remark: str | None) -> str:
+    return f"{text}; {remark}" if remark else text
+
+
+def _tables(numbers: Mapping[str, float], plan: ReportPlan, remarks: Mapping[str, str]) -> str:
     tables = []
     shown = {_SPEED, _MEMORY}
     for heads, rows in plan.tables:
         known = [row for row in rows if row[0] in numbers]
         shown.update(name for name, *_ in known)
         if known:
-            tables.append(_table(heads, ((*cells, _number(numbers[name])) for name, *cells in known)))
+            cells = ([*row[1:-1], _remarked(row[-1], remarks.get(row[0])), _number(numbers[row[0]])] for row in known)
+            tables.append(_table(heads, cells))
     shown.update(name for name in numbers if name.startswith(("top1/", "ap/")))  # the bars show them
     others = {name: _number(value) for name, value in numbers.items() if name not in shown}
     if not tables:
@@ -275,7 +286,7 @@ def _classes(bars: Mapping[str, float], ticks: Mapping[str, float], plan: Report
     key = f"<s></s> {plan.bar}" + (f" <u></u> {plan.tick}" if ticks else "")
     absent = f", {len(bars) - found} absent" if found < len(bars) else ""
     few = " few" if len(bars) <= 12 else ""
-    note = f"<span class=key>{key}</span> {len(bars)} classes{absent}; a full bar is {full:g}"
+    note = f"<span class=key>{key}</span> {counted(len(bars), plan.bar_of)}{absent}; a full bar is {full:g}"
     return _section(plan.bars, f'<ol class="classes{few}">{"".join(rows)}</ol>', note=note)
 
 

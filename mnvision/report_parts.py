@@ -57,6 +57,7 @@ class ReportPlan:
         charts: What is drawn by epoch.
         tables: The numbers with what they are; any others follow them in small print.
         bars: Title of the bars by class.
+        bar_of: What has a bar, in the singular.
         bar: What a bar shows.
         tick: What the tick on it shows.
         pictures_note: What to know about the sample pictures.
@@ -70,6 +71,7 @@ class ReportPlan:
     bars: str
     bar: str
     tick: str
+    bar_of: str = "class"
     pictures_note: str = ""
     sheets: tuple[Sheet, ...] = ()
     intended_use: str = ""

@@ -123,7 +123,7 @@ EMBEDDING = ReportPlan(
                 ("auc", "AUC", "area under the ROC curve"),
                 ("eer", "EER", "where as many same pairs are refused as others accepted"),
                 ("val_at_far_1e-3", "VAL", "same pairs accepted at a false accept rate of 1e-3"),
-                ("val_at_far_1e-4", "VAL", "at 1e-4; where a fold has hundreds of pairs, this hangs on one or two"),
+                ("val_at_far_1e-4", "VAL", "likewise, at 1e-4"),
                 ("threshold", "threshold", "squared distance below which a pair is called same"),
             ),
         ),
@@ -138,6 +138,7 @@ EMBEDDING = ReportPlan(
     bars="Pairs told right by fold",
     bar="accuracy",
     tick="",
+    bar_of="fold",
     sheets=(
         Sheet(
             "neighbours.jpg",
@@ -145,7 +146,11 @@ EMBEDDING = ReportPlan(
             "Each row begins with a picture; green is another one of its identity, red is not. Squared distances.",
         ),
         Sheet("pairs.jpg", "Worst pairs", "Told wrong, farthest from the threshold first."),
-        Sheet("roc.png", "ROC curve", "Same pairs accepted by the share of different ones that is accepted with them."),
+        Sheet(
+            "roc.png",
+            "ROC curve",
+            "Same pairs accepted, by the share of different ones; markers: means over the folds.",
+        ),
         Sheet("distances.png", "Distances", "Of same and different pairs; left of the line a pair is called same."),
     ),
     intended_use=(
@@ -185,6 +190,7 @@ ATTRIBUTES = ReportPlan(
     bars="Average precision by attribute",
     bar="AP",
     tick="AP of a constant answer",
+    bar_of="attribute",
     pictures_note="Under each picture: green was found and is there; red was found and is not there, or was missed.",
     sheets=(Sheet("mistakes.jpg", "Worst mistakes", "The wrong answers that the network was surest of."),),
     intended_use=(
@@ -231,6 +237,7 @@ GEOLOCATION = ReportPlan(
     bars="Pictures placed within a distance",
     bar="network",
     tick="best constant answer",
+    bar_of="distance",
     pictures_note="Under each picture, where it was placed and how far off that is: green is within 200 km.",
     sheets=(
         Sheet("places.png", "Where pictures were placed", "Lines lead from the true place to the answer."),

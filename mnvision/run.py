@@ -37,6 +37,7 @@ from mnvision.outputs import (
 from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
 from mnvision.schema_data import DATA_OF_TASK
 from mnvision.steering import Unfreezing
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -82,6 +83,10 @@ def train(cfg: Config) -> dict[str, float]:
     check_run_folder(cfg, overwrite=cfg["resume"], sources=data.picture_folders("val"))
     cfg = build.whole_batches(cfg, train=data.train_size, val=len(data.load_split("val")))
     logger.info("%s", model_line(model, precision=_precision(cfg)))
+    if saved is None and cfg["task"]["name"] == "embed":
+        own = len(data.load_split("train").classes)
+        if own < len(model.spec.classes):
+            logger.info("%s to learn; its teacher and its weights know the others", counted(own, "identity"))
     if taught := teacher_line(cfg["task"]):
         logger.info("learns from %s; val loss is that of the labels alone", taught)
     if is_folded(model) and saved is None:
@@ -119,13 +124,13 @@ def train(cfg: Config) -> dict[str, float]:
     logger.info("run folder: %s", folder)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=cfg["resume"], weights_only=True)
-    except SIGTERMException:
-        logger.warning("told to end; resume=%s goes on", folder / "checkpoints" / "last.ckpt")
-        raise SystemExit(TERMINATED) from None  # Lightning would report success
-    if trainer.interrupted:
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            logger.warning("resume=%s goes on", folder / "checkpoints" / "last.ckpt")
-        raise KeyboardInterrupt
+    except SystemExit as error:  # Lightning's way after Ctrl-C and SIGTERM
+        last = folder / "checkpoints" / "last.ckpt"
+        hint = f"resume={last} goes on after the last whole epoch" if last.is_file() else "no epoch is done yet"
+        logger.warning("told to end; %s", hint)
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(TERMINATED) from None  # Lightning would report success
+        raise
     best = folder / "checkpoints" / "best.ckpt"
     if not best.is_file():
         raise UserError(

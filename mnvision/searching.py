@@ -27,10 +27,12 @@ from mnvision.models.embedder import Embedder
 from mnvision.ops.image import read_image
 from mnvision.outputs import annotated_names, check_run_folder, run_folder, write_origin, write_picture
 from mnvision.pair_pictures import neighbours_sheet
+from mnvision.wording import counted
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = {"numpy": index, "faiss": faiss_search}
+_TOLD, _TOLD_NEAREST = 5, 3  # on the terminal: pictures, and how many of what was found for each
 
 
 class Verdict(NamedTuple):
@@ -86,11 +88,13 @@ def search(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
             write_picture(folder / "pictures" / names[path], _sheet(path, image, near))
             entries.append({"file": str(path), "sheet": names[path], "nearest": near})
     write_text(folder / "results.json", json.dumps(entries, indent=1), errors="surrogateescape")
-    logger.info("%d pictures looked for among %d", len(entries), len(known.paths))
+    logger.info("%s looked for among %s", counted(len(entries), "picture"), f"{len(known.paths):,}")
+    if entries:
+        print_result(_told(entries))
     logger.info("written: %s", folder)
     if failures:
         reasons = "\n".join(f"  {reason}" for reason in failures)
-        raise UserError(f"{len(failures)} of {len(pictures)} pictures were left out:\n{reasons}")
+        raise UserError(f"{len(failures)} of {counted(len(pictures), 'picture')} left out:\n{reasons}")
     return entries
 
 
@@ -142,6 +146,17 @@ def _neighbour(path: str, similarity: float) -> dict[str, Any]:
     # Of unit vectors the squared distance is 2 - 2 cos.
     distance = max(0.0, 2 - 2 * similarity)
     return {"file": path, "similarity": round(similarity, 6), "distance": round(distance, 6)}
+
+
+def _told(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The nearest of the first pictures as lines: squared distance and file."""
+    lines = []
+    for entry in entries[:_TOLD]:
+        near = [f"  {one['distance']:.4f}  {one['file']}" for one in entry["nearest"][:_TOLD_NEAREST]]
+        lines += [entry["file"], *(near or ["  nothing: the index holds this picture alone"])]
+    if len(entries) > _TOLD:
+        lines.append(f"{counted(len(entries) - _TOLD, 'more picture')} in results.json")
+    return "\n".join(lines)
 
 
 def _sheet(path: Path, image: np.ndarray, near: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -219,6 +219,12 @@ def test_pictures_of_which_nothing_is_known_have_a_teacher(trained, root, tmp_pa
     assert numbers["val/ap/smiling"] == -1  # of which the list says nothing
     with pytest.raises(UserError, match="no picture has a known attribute"):
         run.train(configure("train", *words, f"output_dir={tmp_path / 'labels'}"))
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text((tmp_path / f"{name}.csv").read_text().replace("hat", "Wearing_Hat", 1))
+    with pytest.raises(
+        UserError, match=r"\(Wearing_Hat\) none is the same as one of .* \(bald, .*\), which are the teac"
+    ):
+        run.train(configure("train", *words, "task.use_labels=false", f"output_dir={tmp_path / 'none'}"))
 
 
 def test_what_does_not_suit_is_refused(trained, root, tmp_path):

@@ -117,6 +117,13 @@ def test_long_titles_stand_apart(fit, caplog):
     assert len(line.split()) == 8
 
 
+def test_wide_numbers_stand_apart(fit, caplog, monkeypatch):
+    monkeypatch.setattr(Module, "on_validation_epoch_end", lambda self: self.log_dict({"val/median_km": 10895.6895}))
+    with caplog.at_level(logging.INFO):
+        fit(Module(), [EpochLines({"val": "val/median_km", "median km": "val/median_km"})], max_epochs=1)
+    assert lines(caplog)[1][2:5] == ["2.5000", "10895.7", "10895.7"]
+
+
 def test_evaluation_alone_prints_no_lines(fit, caplog):
     with caplog.at_level(logging.INFO):
         fit(Module(), progress_callbacks(bar=False, columns=COLUMNS), validate_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -67,3 +68,12 @@ def test_labels_do_not_cover_each_other():
     assert _spread([50, 49], gap=17, low=0, high=100) == [66, 49]
     assert _spread([99, 98], gap=17, low=0, high=100) == [100, 83]
     assert _spread([1, 2, 3], gap=17, low=10, high=100) == [10, 27, 44]
+
+
+def test_the_longest_name_fits_beside_its_line():
+    lines = [Line("AP", "c1", {1: 0.25, 2: 0.5}), Line("balanced accuracy", "c2", {1: 0.25, 2: 0.75})]
+    for shown, name in ((lines[:1], "AP 0.500"), (lines, "balanced accuracy 0.750")):
+        chart = line_chart("", shown, least=1)
+        [x, *_] = [float(x) for x in re.findall(r'<text class="label [^>]* x="([^"]*)"', chart)]
+        assert x + 7.7 * len(name) <= 480  # of DejaVu Sans Bold, the widest of the page's fonts, in a size of 12.5
+        assert re.search(r'<svg viewBox="0 0 480 ', chart)

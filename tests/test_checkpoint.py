@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from collections import OrderedDict
 
@@ -103,9 +104,17 @@ def test_the_task_may_be_asked_for(tmp_path):
 
 
 def test_no_file(tmp_path):
-    for path in (tmp_path / "none.ckpt", tmp_path):
-        with pytest.raises(UserError, match="there is no file"):
-            load_model(path)
+    with pytest.raises(UserError, match="there is no file"):
+        load_model(tmp_path / "none.ckpt")
+    with pytest.raises(UserError, match=r"is a folder; .* \(there is no best\.ckpt in it\)"):
+        load_model(tmp_path)
+    for run, age in (("old", 2000), ("new", 1000)):
+        file = tmp_path / "ssd" / run / "checkpoints" / "best.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (1e9 - age, 1e9 - age))
+    with pytest.raises(UserError, match=r"the newest best\.ckpt in it is .*/ssd/new/checkpoints/best\.ckpt"):
+        load_model(tmp_path)
 
 
 class Evil:

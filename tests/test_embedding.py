@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -66,6 +68,10 @@ def test_what_a_run_leaves_behind(trained):
     page = (trained / "report.html").read_text()
     assert "Nearest pictures" in page
     assert "ROC curve" in page
+    measured = numbers["val/val_at_far_1e-3_measured_far"]
+    different = max(Counter(row["fold"] for row in pairs if not row["same"]).values())
+    remark = f"measured {measured:.1e}: one pair of a fold is {1 / different:.1e}"
+    assert f"same pairs accepted at a false accept rate of 1e-3; {remark}" in page
     model = load_model(best(trained))
     assert model.spec.classes == tuple(f"train{number:04d}" for number in range(8))
     assert not [name for name in model.state_dict() if "directions" in name]
@@ -112,9 +118,13 @@ def test_every_loss_trains(root, tmp_path, loss):
     assert np.isfinite(losses(tmp_path / loss, f"train/{loss}_loss")).all()
 
 
-def test_a_student_of_a_teacher(root, trained, tmp_path):
+def test_a_student_of_a_teacher(root, trained, tmp_path, caplog):
     words = (f"task.teacher={best(trained)}", "task.loss=none", "task.relation_weight=0.5")
-    train(tmp_path / "student", root, *words)
+    with caplog.at_level(logging.INFO):
+        train(tmp_path / "student", root, *words)
+    assert "teacher: mobilenet_v1 at 32 pixels, 8 identities\n" in caplog.text
+    assert "train: 48 pictures, 8 identities, 6 of each" in caplog.text
+    assert "at 32x32, 8 identities known: " in caplog.text
     teacher, relations = (losses(tmp_path / "student", f"train/{name}_loss") for name in ("teacher", "relation"))
     assert len(teacher) == len(relations) == 2
     assert teacher[1] < teacher[0]
@@ -157,7 +167,7 @@ def test_a_teacher_is_asked_once_for_each_view(root, trained, tmp_path, monkeypa
     assert not (tmp_path / "none").exists()
 
 
-def test_whom_a_start_knows_is_not_measured_on(root, trained, tmp_path):
+def test_whom_a_start_knows_is_not_measured_on(root, trained, tmp_path, caplog):
     """Neither by the teacher nor by the weights that a training begins with."""
     model = load_model(best(trained))
     model.spec = dataclasses.replace(model.spec, classes=("val0001", "somebody"), category_ids=(1, 2))
@@ -169,7 +179,11 @@ def test_whom_a_start_knows_is_not_measured_on(root, trained, tmp_path):
         with pytest.raises(UserError, match=message):
             train(tmp_path / "refused", *start)
         assert not (tmp_path / "refused").exists()
-        train(tmp_path / key, *start, "data.allow_overlap=true")
+        with caplog.at_level(logging.INFO):
+            train(tmp_path / key, *start, "data.allow_overlap=true")
+        assert "8 identities to learn; its teacher and its weights know the others" in caplog.text
+        assert "10 identities known" in (tmp_path / key / "report.html").read_text()
+        caplog.clear()
         # Whoever measures the new checkpoint is told, too.
         assert load_model(best(tmp_path / key)).spec.classes == (*own, "val0001", "somebody")
         words = ("task=embed", f"ckpt={best(tmp_path / key)}", "data.allow_overlap=false")

@@ -16,7 +16,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the lowest layer to the highest: a module imports from its own layer or from those below it.
 LAYERS = [
-    {"errors", "types", "annotations", "files", "cache", "ops"},
+    {"errors", "wording", "types", "annotations", "files", "cache", "ops"},
     {"download"},
     {"backbones"},
     {

@@ -51,7 +51,7 @@ def checkpoint(tmp_path):
         (["data=shapes"], "alpha 1, input 300x300, 90 classes", (1_237_129_408, 6_791_360)),
         (["data=coco"], "alpha 1, input 300x300, 90 classes", (1_237_129_408, 6_791_360)),
         (["experiment=paper_ssd300"], "alpha 1, input 300x300, 90 classes", (1_237_129_408, 6_791_360)),
-        (["task=distill", "num_classes=1000"], "alpha 1, input 224x224, 1000 classes", (568_740_352, 4_209_088)),
+        (["task=distill", "num_classes=1000"], "alpha 1, input 224x224, 1,000 classes", (568_740_352, 4_209_088)),
         (["data.image_size=320"], "alpha 1, input 320x320, 90 classes", (1_346_218_752, 6_791_360)),
         (["task.image_size=320", "data.image_size=64"], "input 320x320, 90 classes", (1_346_218_752, 6_791_360)),
     ],

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from mnvision.errors import UserError
+from mnvision.page import STYLE
 from mnvision.report import read_history, write_report
+from mnvision.report_plans import ATTRIBUTES, EMBEDDING, GEOLOCATION
 
 NASTY = """<script>alert('1')</script> & "two" {three} \u00e9\u4e2d"""
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -129,6 +131,12 @@ def test_numbers_of_either_split_fill_the_page(tmp_path, split):
     assert f"{split}/" not in page.text
 
 
+def test_what_a_number_is_may_wrap_beside_it():
+    """Two tables side by side are narrower than their longest explanation, which hid the value behind a scroll bar."""
+    assert re.search(r"^th, td {[^}]*white-space: nowrap", STYLE, flags=re.MULTILINE)
+    assert ".tables td:not(:first-child, :last-child) { white-space: normal;" in STYLE
+
+
 @pytest.mark.parametrize("count", [1, 2, 12, 300])
 def test_curves_end_at_their_last_epoch(tmp_path, count):
     epochs_csv(tmp_path, count)
@@ -222,6 +230,24 @@ def test_many_classes_are_sorted_and_stay_small(tmp_path):
     assert widths[0] == pytest.approx(100 * 0.79 / 0.8, abs=0.05)
     assert widths == sorted(widths, reverse=True)
     assert "a full bar is 0.8" in page.text
+
+
+def test_a_remark_stands_beside_its_number(tmp_path):
+    numbers = {"val/val_at_far_1e-3": 0.25, "val/val_at_far_1e-4": 0.125, "val/auc": 0.75}
+    page = report(tmp_path, numbers=numbers, plan=EMBEDDING, remarks={"val_at_far_1e-3": "few <pairs>"})
+    assert "at FAR 1e-3; few <pairs>" in page.texts_in("i")
+    cells = page.texts_in("td")
+    assert cells[cells.index("same pairs accepted at a false accept rate of 1e-3; few <pairs>") + 1] == "0.2500"
+    assert cells[cells.index("likewise, at 1e-4") + 1] == "0.1250"
+
+
+def test_bars_are_called_what_they_are(tmp_path):
+    for plan, bars, words in (
+        (EMBEDDING, {"fold 1": 0.5, "fold 2": 0.75}, "2 folds; a full bar is"),
+        (ATTRIBUTES, {"hat": 0.5}, "1 attribute; a full bar is"),
+        (GEOLOCATION, {"1 km": 0.5, "25 km": 0.5}, "2 distances; a full bar is"),
+    ):
+        assert words in report(tmp_path, bars=bars, plan=plan).text
 
 
 def test_bars_stay_inside_where_nothing_was_found(tmp_path):

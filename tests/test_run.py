@@ -497,7 +497,7 @@ def predict(finished, *words: str) -> list[dict]:
 
 
 def test_prediction_for_a_folder_of_odd_pictures(finished, photos, tmp_path):
-    with pytest.raises(UserError, match=r"1 of 7 pictures were left out:\n  .*broken\.jpg"):
+    with pytest.raises(UserError, match=r"1 of 7 pictures left out:\n  .*broken\.jpg"):
         predict(finished, f"source={photos}", "score_threshold=0.02", "batch_size=2", f"output_dir={tmp_path}")
     entries = json.loads((tmp_path / "predictions.json").read_text())
     names = ["clear.png", "deep.png", "grey.png", "more/known.jpg", "turned.jpg", "upright.png"]
@@ -887,8 +887,29 @@ def test_interruption_is_no_error(start, root, monkeypatch):
     monkeypatch.setattr(VisionModule, "training_step", training_step)
     status, err = start("train", *TINY, root, "output_dir=run")
     assert status == 130
-    assert err.endswith("\ninterrupted\n")
+    assert err.endswith("told to end; no epoch is done yet\ninterrupted\n")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_says_how_to_go_on(start, root, monkeypatch, number, status):
+    step = VisionModule.training_step
+
+    def training_step(module, batch, batch_idx):
+        if module.current_epoch == 1:
+            os.kill(os.getpid(), number)
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VisionModule, "training_step", training_step)
+        ended, err = start("train", *TINY, *LONG, root, "output_dir=run")
+    last = Path("run/checkpoints/last.ckpt").resolve()
+    assert ended == status
+    assert f"told to end; resume={last} goes on after the last whole epoch\n" in err
+    status, err = start("train", "resume=run")
+    assert (status, f"resume: {last.parents[1]} is a folder; give " in err) == (1, True)
+    assert f"the newest last.ckpt in it is {last})" in err
+    assert "goes on after epoch 1 of 4" in start("train", f"resume={last}", "trainer.limit_train_batches=1")[1]
 
 
 def test_a_run_that_is_told_to_end_is_no_success(start, root, monkeypatch):
@@ -901,7 +922,7 @@ def test_a_run_that_is_told_to_end_is_no_success(start, root, monkeypatch):
     monkeypatch.setattr(VisionModule, "training_step", training_step)
     status, err = start("train", "-m", "seed=1,2", *TINY, root, "output_dir=run")
     assert status == 143
-    assert "told to end; resume=" in err
+    assert "told to end; no epoch is done yet" in err
     assert "Traceback" not in err
     assert not Path("run/1").exists()  # nor does the sweep go on
 

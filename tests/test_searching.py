@@ -155,6 +155,8 @@ def test_what_is_no_index_is_not_written(tmp_path, embedder, vectors, paths, mes
 
 def test_what_is_wrong_with_an_index(album_index, embedder, tmp_path):
     with pytest.raises(UserError, match=r"is no index: there is no index\.json"):
+        index.read_index(tmp_path / "run")
+    with pytest.raises(UserError, match=rf"; did you mean {album_index}\?"):
         index.read_index(tmp_path)
     with torch.no_grad():
         embedder.mix.weight[0, 1] = 0.5
@@ -227,10 +229,10 @@ def test_without_faiss_the_message_says_what_to_install(monkeypatch):
 # the commands
 
 
-def test_search_finds_what_is_near(album_index, album, ckpt, start, tmp_path):
-    status, _, err = start(
-        "search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}", "output_dir=out", "top_k=2"
-    )
+def test_search_finds_what_is_near(album_index, album, ckpt, start, tmp_path, caplog):
+    words = (f"ckpt={ckpt}", f"index={album_index}", f"source={album}", "output_dir=out", "top_k=2")
+    with caplog.at_level(logging.INFO):
+        status, out, err = start("search", *words)
     assert status == 0, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [entry["file"] for entry in results] == [str(album / f"{name}.png") for name in sorted(COLORS)]
@@ -244,6 +246,21 @@ def test_search_finds_what_is_near(album_index, album, ckpt, start, tmp_path):
     assert (np.abs(sheet.astype(int) - COLORS["green"]).max(axis=2) < 30).mean() < 0.001
     assert "mnvision search" in (tmp_path / "out" / "origin.json").read_text()
     assert "top_k: 2" in (tmp_path / "out" / "config.yaml").read_text()
+    # of the four pictures what is in the file, as their order is
+    near = [f"  {one['distance']:.4f}  {one['file']}" for entry in results for one in entry["nearest"]]
+    assert [line for line in out.splitlines() if line.startswith("  ")] == near
+    assert "4 pictures looked for among 4" in caplog.text
+
+
+def test_search_tells_the_nearest_three_of_the_first_five(album_index, album, ckpt, start, caplog):
+    with caplog.at_level(logging.INFO):
+        status, out, _ = start("search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}/red.png")
+    assert (status, len(out.splitlines())) == (0, 4)
+    assert "1 picture looked for among 4" in caplog.text
+    for n in range(6):
+        cv2.imwrite(str(album / f"more{n}.png"), np.full((40, 60, 3), 40 * n + 20, np.uint8))
+    out = start("search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}/more*.png")[1].splitlines()
+    assert (len(out), out[0], out[-1]) == (5 * 4 + 1, f"{album}/more0.png", "1 more picture in results.json")
 
 
 def test_search_goes_on_without_what_cannot_be_read(album_index, album, ckpt, start, tmp_path, caplog):
@@ -252,7 +269,7 @@ def test_search_goes_on_without_what_cannot_be_read(album_index, album, ckpt, st
     with caplog.at_level(logging.WARNING):
         status, _, err = start("search", f"ckpt={ckpt}", f"index={album_index}", f"source={album}", "output_dir=out")
     assert status == 1
-    assert "1 of 4 pictures were left out" in err
+    assert "1 of 4 pictures left out" in err
     assert "broken.jpg" in err
     assert "not drawn" in err
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 3
@@ -332,7 +349,7 @@ def test_the_curve_shows_what_it_is_given():
     figure = roc_picture(curve.far, curve.val, auc=area_under_curve(curve), different=50, marks={1e-3: 0.25, 1e-4: -1})
     texts = text_of(figure)
     assert "less than one of 50 different pairs" in texts
-    assert "VAL 25.0% at FAR 0.001" in texts
+    assert "VAL 25.0% at FAR 0.001, mean over the folds" in texts
     assert not any("0.0001" in text for text in texts)  # not known
     assert f"{area_under_curve(curve):.4f}" in texts[-1]
     drawn = figure.axes[0].lines[0]

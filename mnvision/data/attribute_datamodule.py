@@ -10,8 +10,10 @@ from mnvision.annotations import LabelledPictures
 from mnvision.data.attribute_formats import Request, read_attributes
 from mnvision.data.attribute_values import adopt_attributes, describe_attributes, warn_of_constant
 from mnvision.data.class_datamodule import ClassDataModule
+from mnvision.data.labelled import shorten
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
+from mnvision.wording import noun_of
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,8 @@ class AttributeDataModule(ClassDataModule):
 
     Labels of a batch are float32 [B, A]: 1, 0, or NaN where it is not known. Pictures are neither mixed nor balanced.
     """
+
+    noun = noun_of("attributes")
 
     @property
     def counts(self) -> np.ndarray:
@@ -48,6 +52,12 @@ class AttributeDataModule(ClassDataModule):
             pictures = read_attributes(self.format, asked)
             if known is not None:
                 where, forget = f"{self.root} ({split})", not self._labels_needed
+                if forget and split != "train" and not set(known) & set(pictures.classes):
+                    raise UserError(  # without labels the table is the teacher's, see `mnvision.run.train`
+                        f"{where}: of its attributes ({shorten(pictures.classes)}) none is the same as one of those to "
+                        f"learn ({shorten(known)}), which are the teacher's. Expected one at least, to measure by: "
+                        "rename the columns, or take another teacher"
+                    )
                 pictures = adopt_attributes(pictures, names=known, where=where, forget=forget)
             self._keep(split, pictures)
         return self._splits[split]

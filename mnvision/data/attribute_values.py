@@ -14,6 +14,7 @@ from mnvision.data.classes import choose_classes
 from mnvision.data.labelled import check_files, refuse_strange
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
+from mnvision.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def check_attributes(pictures: LabelledPictures, *, folder: Path, source: Path) 
 
 def describe_attributes(pictures: LabelledPictures) -> str:
     """One line about a split, such as ``30 pictures, 2 attributes, from 4 % (hat) to 50 % (smiling) positive``."""
-    parts = [f"{len(pictures):,} pictures, {len(pictures.classes):,} attributes"]
+    parts = [f"{counted(len(pictures), 'picture')}, {counted(len(pictures.classes), 'attribute')}"]
     known = np.isfinite(pictures.labels)
     counts = known.sum(axis=0)
     if counts.any():

@@ -23,6 +23,7 @@ from mnvision.data.mixing import Mixing
 from mnvision.data.splits import VAL_SHARE, Split
 from mnvision.errors import UserError
 from mnvision.types import Preprocessing
+from mnvision.wording import noun_of
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class ClassDataModule(PictureDataModule):
         labels_needed: False: training pictures may have no class, and classes that ``class_table`` lacks are not known.
         options: What the format alone knows, see `read_labelled`.
     """
+
+    noun = noun_of("classify")  # of a class
 
     def __init__(
         self,
@@ -166,7 +169,7 @@ class ClassDataModule(PictureDataModule):
         Raises:
             UserError: If none of its pictures has a class, where that is needed.
         """
-        log.info("%s: %s", split, describe_labelled(pictures))
+        log.info("%s: %s", split, describe_labelled(pictures, noun=self.noun))
         if not (pictures.labels >= 0).any() and (split != "train" or self._labels_needed):
             raise UserError(
                 f"{self.root} ({split}): no picture has a known class. Expected labels; check the data keys"

@@ -84,7 +84,13 @@ def read_folders(
 
 
 def read_classes(
-    root: str | Path, *, part: str = "", known: Sequence[str] | None = None, classes: Sequence[str] | None = None
+    root: str | Path,
+    *,
+    part: str = "",
+    known: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    noun: str = "class",
+    example: str = "cat",
 ) -> LabelledPictures:
     """Read one folder that holds a folder for each class.
 
@@ -94,6 +100,8 @@ def read_classes(
         known: The names of all classes that may occur, in the order of their labels; the folder may lack some. None
             takes the sorted names of the folders.
         classes: Names of the classes to use, out of the known ones, in the order of their labels. None uses all.
+        noun: What to call a class in a message.
+        example: The name of one.
 
     Raises:
         UserError: As `read_folders`.
@@ -104,20 +112,20 @@ def read_classes(
     names = class_names(folder)
     if not names:
         raise UserError(
-            f"{folder}: there is no folder in it. Expected one for each class, with its pictures, such as"
-            f" {folder / 'cat'}; check data.root, or name pictures and labels in a list"
+            f"{folder}: there is no folder in it. Expected one for each {noun}, with its pictures, such as"
+            f" {folder / example}; check data.root, or name pictures and labels in a list"
         )
     table = tuple(_table(names, known=known, classes=classes, folder=folder))
     found = [_scan(root, f"{part}/{name}" if part else name) if name in names else _NO_NAMES for name in table]
     if _pictures_beside(folder):
-        log.warning("%s: pictures that lie beside the folders of the classes are left out", folder)
+        log.warning("%s: pictures that lie beside the folders, one for each %s, are left out", folder, noun)
     pictures = LabelledPictures(
         file_names=np.concatenate(found),
         labels=np.repeat(np.arange(len(table), dtype=np.int64), [len(files) for files in found]),
         classes=table,
     )
     check_pictures(pictures, folder=root, source=folder)
-    warn_of_empty_classes(pictures, name=str(folder))
+    warn_of_empty_classes(pictures, name=str(folder), noun=noun)
     return pictures
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from mnvision.annotations import LabelledPictures
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
+from mnvision.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ def hold_out_identities(
     count = len(pictures.classes)
     if count < 4:
         raise UserError(
-            f"{name}: {count} identities. Expected four or more, of which some are held out for measuring; give "
-            "pictures of other identities as data.val"
+            f"{name}: {counted(count, 'identity')}. Expected four or more, of which some are held out for measuring; "
+            "give pictures of other identities as data.val"
         )
     ranks = np.argsort(np.array(pictures.classes), kind="stable")
     several = np.bincount(pictures.labels[pictures.labels >= 0], minlength=count)[ranks] > 1

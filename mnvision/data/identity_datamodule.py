@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from mnvision.data.pairs import make_pairs, read_pair_list, refuse_shared_identi
 from mnvision.data.splits import Split
 from mnvision.errors import UserError
 from mnvision.ops.processes import rank_and_size
+from mnvision.wording import noun_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class IdentityDataModule(ClassDataModule):
     - ``known``: names of further identities that the network knows, such as its teacher's.
     - ``landmarks``: list of five landmarks a picture, see `read_landmarks`, by which faces are aligned; or None.
     """
+
+    noun = noun_of("embed")
 
     def load_split(self, split: Split) -> LabelledPictures:
         """The pictures of a split, those to measure on with pairs; read when first asked for.
@@ -147,13 +151,14 @@ def _read_folders(asked: Request) -> LabelledPictures:
     root, split, classes, share, seed, options = asked
     folders = SplitFolders(*(options.get(part, part) for part in ("train", "val", "test")))
     train, wanted = root / folders.train, root / getattr(folders, split)
+    read = partial(read_classes, root, noun=IdentityDataModule.noun, example="ann")
     apart = train.is_dir() and bool(class_names(train))
     # What is measured on may be there without what was trained on.
     if split != "train" and wanted.is_dir() and (apart or class_names(wanted)):
-        return present_alone(read_classes(root, part=getattr(folders, split)))
+        return present_alone(read(part=getattr(folders, split)))
     if not apart:
         _refuse_splits_among_identities(root, folders)
-    pictures = read_classes(root, part=folders.train if apart else "", classes=classes)
+    pictures = read(part=folders.train if apart else "", classes=classes)
     if split == "train" and apart and (root / folders.val).is_dir():
         return present_alone(pictures)
     return hold_out_identities(pictures, split, share=share, seed=seed, name=str(train if apart else root))

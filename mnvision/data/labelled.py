@@ -13,6 +13,7 @@ from mnvision.annotations import LabelledPictures
 from mnvision.data.classes import choose_classes
 from mnvision.data.splits import Split, part_of
 from mnvision.errors import UserError, did_you_mean
+from mnvision.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def refuse_strange(names: Sequence[str], *, classes: Sequence[str], name: str) -
         near = did_you_mean(strange[0], classes)
         raise UserError(
             f"{name}: the class {strange[0]!r}{_and_more(strange)} is not among the {len(classes)} classes to learn or"
-            f" recognise ({_names(classes)}){near or '.'} Name the classes alike in every split, or pick common ones"
+            f" recognise ({shorten(classes)}){near or '.'} Name the classes alike in every split, or pick common ones"
             " with data.classes"
         )
 
@@ -122,16 +123,12 @@ def check_files(pictures: LabelledPictures, *, folder: Path, source: Path) -> La
     return pictures
 
 
-def warn_of_empty_classes(pictures: LabelledPictures, *, name: str) -> None:
+def warn_of_empty_classes(pictures: LabelledPictures, *, name: str, noun: str = "class") -> None:
     """Say which classes have no picture in a split; they stay in the table."""
     empty = [pictures.classes[i] for i in np.flatnonzero(class_counts(pictures) == 0)]
     if empty and (pictures.labels >= 0).any():
         log.warning(
-            "%s: no picture of %d of %d classes: %s. They stay in the table of classes",
-            name,
-            len(empty),
-            len(pictures.classes),
-            _names(empty),
+            "%s: no picture of %d of %s: %s", name, len(empty), counted(len(pictures.classes), noun), shorten(empty)
         )
 
 
@@ -195,12 +192,12 @@ def class_counts(pictures: LabelledPictures) -> np.ndarray:
     return np.bincount(pictures.labels[pictures.labels >= 0], minlength=len(pictures.classes))
 
 
-def describe_labelled(pictures: LabelledPictures) -> str:
+def describe_labelled(pictures: LabelledPictures, *, noun: str = "class") -> str:
     """One line about a split, such as ``70 pictures, 2 classes, from 30 (cat) to 40 (dog) pictures``.
 
     Pictures whose class is not known and those with a box are counted where there are any.
     """
-    parts = [f"{len(pictures):,} pictures, {len(pictures.classes):,} classes"]
+    parts = [f"{counted(len(pictures), 'picture')}, {counted(len(pictures.classes), noun)}"]
     counts = class_counts(pictures)
     if counts.any():
         least, most = int(np.argmin(counts)), int(np.argmax(counts))
@@ -208,10 +205,15 @@ def describe_labelled(pictures: LabelledPictures) -> str:
         same = counts[least] == counts[most]
         parts.append(f"{counts[most]:,} of each" if same else f"from {' to '.join(ends)} pictures")
     if unknown := int((pictures.labels < 0).sum()):
-        parts.append(f"{unknown:,} without a class")
+        parts.append(f"{unknown:,} without {'an' if noun[0] in 'aeio' else 'a'} {noun}")
     if pictures.boxes is not None:
         parts.append(f"{int(np.isfinite(pictures.boxes).all(axis=1).sum()):,} with a box")
     return ", ".join(parts)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first ten names, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def encode_names(names: Sequence[str], *, source: Path) -> np.ndarray:
@@ -225,10 +227,6 @@ def encode_names(names: Sequence[str], *, source: Path) -> np.ndarray:
     except UnicodeEncodeError as error:
         message = f"{source}: the file name {error.object!r} is not UTF-8. Expected names in UTF-8: rename the file"
         raise UserError(message) from error
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _and_more(names: Sequence[str]) -> str:

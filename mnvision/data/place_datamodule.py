@@ -25,11 +25,13 @@ from mnvision.ops.geo import best_constants, mean_places
 from mnvision.ops.partition import adaptive_cells
 from mnvision.ops.s2 import cell_centers, cell_levels, cell_tokens, find_cells, leaf_cells, read_tokens
 from mnvision.types import Batch, Labels
+from mnvision.wording import counted, noun_of
 
 log = logging.getLogger(__name__)
 
 _DRAWN = PlaceColumns(split="split")  # those of the drawn places' list
 _WORDS = ("train", "val", "test")
+_CROWDED = 0.05  # of the pictures: fewer in cells that may not be divided are not worth a warning
 
 
 class PlaceDataModule(ClassDataModule):
@@ -40,6 +42,7 @@ class PlaceDataModule(ClassDataModule):
     ``class_table`` name them. A picture outside every cell has the label -1: it has no loss, and its distance counts.
     """
 
+    noun = noun_of("geolocate")
     _checked = "the columns of data.train"  # where a wrong place may come from
 
     def load_split(self, split: Split) -> PlacedPictures:
@@ -79,10 +82,12 @@ class PlaceDataModule(ClassDataModule):
         names = ("max_photos", "min_photos", "min_level", "max_level")
         cells, counts = adaptive_cells(leaves, **{name: self._options[name] for name in names})
         most = self._options["max_photos"]
-        if (full := int((counts > most).sum())) > 0:
+        crowded = counts[counts > most]
+        if (share := crowded.sum() / counts.sum()) > _CROWDED:
             log.warning(
-                "cells of task.max_level=%d with more than task.max_photos=%d pictures: %d",
-                *(self._options["max_level"], most, full),
+                "%s of task.max_level=%d with more than task.max_photos=%d pictures, %.0f %% of all: places within one "
+                "are not told apart; give a higher level",
+                *(counted(len(crowded), "cell"), self._options["max_level"], most, 100 * share),
             )
         return cells
 
@@ -203,7 +208,7 @@ class PlaceCollate(ClassCollate):
 
 def describe_placed(pictures: PlacedPictures) -> str:
     """One line about a split, such as ``900 pictures, 80 cells of levels 2 to 9, 3 to 50 pictures each``."""
-    parts = [f"{len(pictures):,} pictures, {len(pictures.classes):,} cells"]
+    parts = [f"{counted(len(pictures), 'picture')}, {counted(len(pictures.classes), 'cell')}"]
     if pictures.classes:
         levels = cell_levels(read_tokens(pictures.classes))
         counts = class_counts(pictures)

@@ -32,7 +32,7 @@ class PlaceShardDataModule(PlaceDataModule, ShardDataModule):
     Among its ``options`` are ``latitude_key`` and ``longitude_key``, see `PlaceReader`, and no ``label_from``.
     """
 
-    _kinds, _instead_of_balanced = "cells", "data.balanced=false"
+    _instead_of_balanced = "data.balanced=false"
     _checked = "data.latitude_key and data.longitude_key"
 
     def setup(self, stage: str | None = None) -> None:

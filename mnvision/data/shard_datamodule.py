@@ -28,6 +28,7 @@ from mnvision.errors import UserError
 from mnvision.ops.picture import Picture
 from mnvision.ops.processes import rank_and_size
 from mnvision.types import Batch
+from mnvision.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class ShardDataModule(ClassDataModule):
     - ``keep_shards``: keep the shards of URLs in the cache folder.
     """
 
-    _kinds, _instead_of_balanced = "classes", "task.class_weights=balanced"  # words for messages
+    _instead_of_balanced = "task.class_weights=balanced"  # words for messages
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -90,7 +91,8 @@ class ShardDataModule(ClassDataModule):
         if self.bad_images == "error":
             for shard in shards:
                 refuse_cut(shard)
-        log.info("train: %s pictures in %d shards, %d %s", known, len(shards), len(self.classes), self._kinds)
+        found = counted(len(shards), "shard"), counted(len(self.classes), self.noun)
+        log.info("train: %s pictures in %s, %s", known, *found)
         self.load_split("val")
 
     def load_split(self, split: Split) -> LabelledPictures:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mnvision.backbones.base import Backbone
 from mnvision.ops.picture import Picture
 from mnvision.types import Preprocessing, UserError
+from mnvision.wording import counted, noun_of
 
 Pictures = Tensor | Sequence[np.ndarray]
 
@@ -37,6 +38,11 @@ class ModelSpec:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+
+    @property
+    def counted(self) -> str:
+        """How much it tells apart, in words: ``8 classes``, or ``120 identities`` and so on."""
+        return counted(len(self.classes), noun_of(self.task))
 
 
 def check_finite(output: Tensor, *, what: str) -> None:

@@ -130,7 +130,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, caplog):
 
 def test_pictures_beside_the_classes_are_named(tmp_path, caplog):
     assert len(read_classes(touch(tmp_path, "dog/a.jpg", "b.jpg"))) == 1
-    assert "pictures that lie beside the folders of the classes are left out" in caplog.text
+    assert "pictures that lie beside the folders, one for each class, are left out" in caplog.text
 
 
 def test_folders_that_hold_nothing(tmp_path):

@@ -274,6 +274,20 @@ def test_losses_within_a_batch_get_batches_of_identities(tmp_path):
     assert per_identity("task.loss=contrastive", "data.per_identity=2") == 2
 
 
+def test_messages_speak_of_identities(tmp_path, caplog):
+    with pytest.raises(UserError, match=r"Expected one for each identity, with its pictures, such as .*/ann; check"):
+        module(tmp_path).load_split("train")
+    draw(tmp_path, NAMES[:1])
+    with pytest.raises(UserError, match=r": 1 identity\. Expected four"):
+        module(tmp_path).load_split("train")
+    draw(tmp_path, NAMES[1:])
+    (tmp_path / "empty").mkdir()
+    with caplog.at_level("INFO"):
+        module(tmp_path, val_share=0.25).load_split("train")
+    assert "no picture of 1 of 9 identities: empty" in caplog.text
+    assert "train: 21 pictures, 7 identities, 3 of each" in caplog.text  # 9 * 0.25 are two
+
+
 def test_too_few_identities(tmp_path):
     draw(tmp_path, NAMES[:3])
     with pytest.raises(UserError, match="3 identities. Expected four or more"):

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mnvision.data import place_datamodule
 from mnvision.data.drawn_places import draw_coordinates, make_places
 from mnvision.data.place_datamodule import PlaceDataModule
 from mnvision.data.place_scenes import World, draw_place
@@ -189,9 +190,13 @@ def test_without_the_training_list_there_is_no_constant_answer(photos, caplog):
     assert "no constant answers to compare with: list of places not found" in caplog.text
 
 
-def test_full_cells_of_the_last_level_are_told(photos, caplog):
+def test_full_cells_of_the_last_level_are_told(photos, caplog, monkeypatch):
     module(photos, max_level=4).load_split("train")
-    assert "cells of task.max_level=4 with more than task.max_photos=4 pictures: 1" in caplog.text
+    assert "1 cell of task.max_level=4 with more than task.max_photos=4 pictures, " in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(place_datamodule, "_CROWDED", 0.99)  # the full cell holds less than that
+    module(photos, max_level=4).load_split("train")
+    assert "max_level" not in caplog.text
 
 
 # The drawn earth
