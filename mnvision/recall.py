@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,10 @@ def recall_evaluation(cfg: Config, saved: Config) -> Config:
 
 
 def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
-    """Set what the user may change of a trained model: how its detections are selected. Null leaves the model's own.
+    """Set what the user may change of a trained model; null leaves its own.
+
+    That is how its detections are selected, and which share of a picture it sees: after a training with random crops,
+    in which things are larger than in whole pictures, a little less than all is often better (arXiv:1906.06423).
 
     Args:
         model: A model from a checkpoint.
@@ -87,9 +91,13 @@ def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
         if section == "task" and name in SELECTION and hasattr(model, name):
             if asked is not None:  # null: the model's own
                 setattr(model, name, asked)
+        elif key == "task.crop_share":
+            if asked is not None:
+                model.preprocessing = replace(model.preprocessing, crop_share=asked)
         elif asked != (saved.get(section, {}).get(name) if name else names[section]):
             wrong.append(key)
     free = [f"task.{name}" for name in SELECTION if hasattr(model, name)]
+    free += ["task.crop_share"] if "crop_share" in cfg["task"] else []
     if wrong:
         raise UserError(
             f"{', '.join(wrong)}: the model is that of the checkpoint, and cannot be another one; leave it out"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import torch
 
 from mnvision.models.create import create_model
 from mnvision.recall import SELECTION, settle_model
@@ -28,3 +33,15 @@ def test_null_leaves_the_models_own_selection(models, name):
     assert getattr(model, name) == own
     settle_model(model, {"overrides": [f"task.{name}"], "task": {name: 1}}, {"task": {name: own}})
     assert getattr(model, name) == 1
+
+
+def test_a_user_may_show_another_share_of_a_picture(models):
+    whole = models["embed"].eval()
+    model = copy.deepcopy(whole)
+    saved = {"task": {"crop_share": None}}
+    settle_model(model, {"overrides": ["task.crop_share"], "task": {"crop_share": None}}, saved)
+    assert model.preprocessing == whole.preprocessing
+    settle_model(model, {"overrides": ["task.crop_share"], "task": {"crop_share": 0.5}}, saved)
+    assert model.preprocessing == replace(whole.preprocessing, crop_share=0.5)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    torch.testing.assert_close(model.predict([picture]), whole.predict([picture[16:48, 16:48]]))
