@@ -31,13 +31,16 @@ class Index(NamedTuple):
         embeddings: float32 [I, D] of unit length, left on the disk until they are needed.
         paths: Of the I pictures, as they were given.
         model: The digest of the model that made them.
-        flip: Whether the mirror images had a part in them, see ``Embedder``; that is set, and no part of the weights.
+        flip: Whether the mirror images had a part in them, see ``Embedder``. This and the next are what a user may set
+            of a trained model, and a query has to be embedded likewise.
+        crop_share: How much of each picture was seen, see ``Preprocessing``.
     """
 
     embeddings: np.ndarray
     paths: list[str]
     model: str
     flip: bool
+    crop_share: float
 
 
 def model_digest(model: TaskModel) -> str:
@@ -125,7 +128,8 @@ def read_index(folder: str | Path) -> Index:
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
             raise TypeError("paths.json is no list of paths")
         whole = embeddings.shape == (len(paths), about["width"])
-        known = Index(embeddings, paths, str(about["model"]), bool(about["flip"]))
+        share = float(about["preprocessing"]["crop_share"])
+        known = Index(embeddings, paths, str(about["model"]), bool(about["flip"]), share)
     except FileNotFoundError as error:
         below = folder / "index"  # of a folder that mnvision predict wrote
         meant = f"; did you mean {below}?" if (below / "index.json").is_file() else ""
@@ -153,7 +157,7 @@ def check_model(known: Index, model: TaskModel) -> None:
 
     Args:
         known: The index.
-        model: What the queries are embedded with; its ``flip`` has to be that of the index, which a user may set.
+        model: What the queries are embedded with; what a user may set of it has to be that of the index.
 
     Raises:
         UserError: Another model made it.

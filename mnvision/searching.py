@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +62,9 @@ def search(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
     check_run_folder(cfg, sources={path.parent for path in pictures})
     model = load_model(cfg["ckpt"], task="embed")
     known = index.read_index(cfg["index"])
-    if isinstance(model, Embedder):
-        model.flip = known.flip  # the queries have to be embedded as the index was
+    if isinstance(model, Embedder):  # the queries have to be embedded as the index was
+        model.flip = known.flip
+        model.preprocessing = replace(model.preprocessing, crop_share=known.crop_share)
     index.check_model(known, model)
     backend = BACKENDS[cfg["backend"]]
     prepared = backend.prepare(known.embeddings)

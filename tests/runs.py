@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from hydra import compose, initialize_config_module
 from torch import Tensor, nn
 
+from mnvision.checkpoint import load_model, save_model
 from mnvision.config import to_plain, validate
 from mnvision.models.base import TaskModel
 from mnvision.models.create import create_model
@@ -66,3 +70,14 @@ def batch(*, counts: tuple[int, ...] = (2, 1, 3), size: int = 64, seed: int = 0)
 def state(module: nn.Module) -> dict[str, Tensor]:
     """A copy of what a module has learnt."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def diverged(ckpt: str | Path, folder: Path) -> tuple[str, ...]:
+    """The words of ``mnvision predict`` with a checkpoint whose weights are all NaN, on a picture, into ``out``."""
+    model = load_model(ckpt)
+    for weight in model.parameters():
+        nn.init.constant_(weight, torch.nan)
+    save_model(model, folder / "nan.ckpt")
+    cv2.imwrite(str(folder / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    places = (f"ckpt={folder / 'nan.ckpt'}", f"source={folder / 'a.png'}", f"output_dir={folder / 'out'}")
+    return ("trainer.accelerator=cpu", *places)

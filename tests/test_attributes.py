@@ -17,7 +17,7 @@ from mnvision.checkpoint import save_model
 from mnvision.class_pictures import RIGHT, WRONG
 from mnvision.errors import ConfigError, UserError
 from mnvision.models.create import create_model
-from tests.runs import TRAINER, configure
+from tests.runs import TRAINER, configure, diverged
 
 TINY = (
     *("data.train_identities=6", "data.val_identities=3", "data.pictures=4"),
@@ -127,15 +127,9 @@ def test_prediction_tells_every_attribute(trained, tmp_path, caplog):
 
 
 def test_a_model_that_has_diverged_tells_nothing(trained, tmp_path):
-    model = load_model(last(trained))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.fill_(torch.nan)
-    save_model(model, tmp_path / "nan.ckpt")
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
-    words = ("trainer.accelerator=cpu", f"ckpt={tmp_path / 'nan.ckpt'}", f"source={tmp_path / 'a.png'}")
+    words = diverged(last(trained), tmp_path)
     with pytest.raises(UserError, match="the model's probabilities are not finite: it has diverged"):
-        predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+        predicting.predict(configure("predict", *words))
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 

@@ -20,7 +20,7 @@ from mnvision.errors import ConfigError, UserError
 from mnvision.models.create import build_model, create_model
 from mnvision.objectives import build_teacher
 from mnvision.teacher_cache import outputs_file
-from tests.runs import DATA, TRAINER, configure
+from tests.runs import DATA, TRAINER, configure, diverged
 
 TINY = (*DATA, *TRAINER, "task=classify", "backbone.alpha=0.25", "task.image_size=32", "optimizer.lr=0.001")
 
@@ -98,15 +98,9 @@ def test_prediction_names_the_most_likely_classes(trained, tmp_path, caplog):
 
 
 def test_a_model_that_has_diverged_tells_nothing(trained, tmp_path):
-    model = load_model(last(trained))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.fill_(torch.nan)
-    save_model(model, tmp_path / "nan.ckpt")
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
-    words = ("trainer.accelerator=cpu", f"ckpt={tmp_path / 'nan.ckpt'}", f"source={tmp_path / 'a.png'}")
+    words = diverged(last(trained), tmp_path)
     with pytest.raises(UserError, match="the model's probabilities are not finite: it has diverged"):
-        predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+        predicting.predict(configure("predict", *words))
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 

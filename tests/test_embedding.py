@@ -240,11 +240,12 @@ def test_prediction_writes_an_index(trained, tmp_path, start):
     assert json.loads((tmp_path / "found" / "predictions.json").read_text()) == entries
     assert not (tmp_path / "found" / "pictures").exists()
     # Keys of the checkpoint's own task can change, without naming it.
-    status, _, _ = start("predict", *words[:-1], "task.flip=true", f"output_dir={tmp_path / 'flipped'}")
+    others = ("task.flip=true", "task.crop_share=0.5", f"output_dir={tmp_path / 'flipped'}")
+    status, _, _ = start("predict", *words[:-1], *others)
     assert status == 0
     mirrored = np.load(tmp_path / "flipped" / "index" / "embeddings.npy")
     assert np.abs(mirrored - vectors).max() > 1e-4
-    # Such an index says so, and a search in it mirrors the pictures that it looks for.
+    # Such an index says so, and a search in it mirrors and cuts the pictures that it looks for.
     index = f"index={tmp_path / 'flipped' / 'index'}"
     status, _, err = start("search", words[0], words[1], index, "top_k=1", f"output_dir={tmp_path / 'searched'}")
     assert status == 0, err

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from mnvision import load_model, predicting, run, sharding
-from mnvision.checkpoint import save_model
 from mnvision.errors import UserError
 from mnvision.geolocation import degrees
 from mnvision.models.create import create_model
@@ -21,7 +20,7 @@ from mnvision.ops.geo import DISTANCES, haversine
 from mnvision.ops.s2 import leaf_cells, parent_cells, read_tokens
 from mnvision.place_figures import partition_map, predictions_map
 from mnvision.types import Labels
-from tests.runs import TRAINER, configure
+from tests.runs import TRAINER, configure, diverged
 
 TINY = (
     *TRAINER,
@@ -99,15 +98,9 @@ def test_prediction_tells_places(trained, tmp_path):
 
 
 def test_a_model_that_has_diverged_tells_nothing(trained, tmp_path):
-    model = load_model(trained / "checkpoints" / "best.ckpt")
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.fill_(torch.nan)
-    save_model(model, tmp_path / "nan.ckpt")
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
-    words = ("trainer.accelerator=cpu", f"ckpt={tmp_path / 'nan.ckpt'}", f"source={tmp_path / 'a.png'}")
+    words = diverged(trained / "checkpoints" / "best.ckpt", tmp_path)
     with pytest.raises(UserError, match="the model's probabilities are not finite: it has diverged"):
-        predicting.predict(configure("predict", *words, f"output_dir={tmp_path / 'out'}"))
+        predicting.predict(configure("predict", *words))
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 

@@ -143,12 +143,13 @@ class ConvNormAct(nn.Module):
         """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""
         if self.strided and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # Not in bfloat16 (torch 2.14 with oneDNN): of depthwise filters the gradient by the input takes ten times
-            # as long as in float32, half of V1's training step, and that of a 3x3 kernel on a single cell, as the last
+            # as long as in float32, and that of a 3x3 kernel on a single cell, as the last
             # extra layer of an SSD has, is not finite.
             with torch.autocast("cpu", enabled=False):
-                convolved = self.conv(input.float()).to(input.dtype)
-            return self.activation(self.norm(convolved))
-        return self.activation(self.norm(self.conv(input)))
+                output = self.conv(input.float()).to(input.dtype)
+        else:
+            output = self.conv(input)
+        return self.activation(self.norm(output))
 
 
 class SeparableConv(nn.Module):
