@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _DRAWN = PlaceColumns(split="split")  # those of the drawn places' list
 _WORDS = ("train", "val", "test")
-_CROWDED = 0.05  # of the pictures: fewer in cells that may not be divided are not worth a warning
+_CROWDED = 0.05  # of the pictures: fewer in cells that may not be divided are said, and no warning
 
 
 class PlaceDataModule(ClassDataModule):
@@ -83,8 +83,10 @@ class PlaceDataModule(ClassDataModule):
         cells, counts = adaptive_cells(leaves, **{name: self._options[name] for name in names})
         most = self._options["max_photos"]
         crowded = counts[counts > most]
-        if (share := crowded.sum() / counts.sum()) > _CROWDED:
-            log.warning(
+        if len(crowded):
+            share = crowded.sum() / counts.sum()
+            log.log(
+                logging.WARNING if share > _CROWDED else logging.INFO,
                 "%s of task.max_level=%d with more than task.max_photos=%d pictures, %.0f %% of all: places within one "
                 "are not told apart; give a higher level",
                 *(counted(len(crowded), "cell"), self._options["max_level"], most, 100 * share),

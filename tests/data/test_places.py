@@ -191,12 +191,14 @@ def test_without_the_training_list_there_is_no_constant_answer(photos, caplog):
 
 
 def test_full_cells_of_the_last_level_are_told(photos, caplog, monkeypatch):
-    module(photos, max_level=4).load_split("train")
-    assert "1 cell of task.max_level=4 with more than task.max_photos=4 pictures, " in caplog.text
-    caplog.clear()
-    monkeypatch.setattr(place_datamodule, "_CROWDED", 0.99)  # the full cell holds less than that
-    module(photos, max_level=4).load_split("train")
-    assert "max_level" not in caplog.text
+    for limit, level in ((0.05, logging.WARNING), (0.99, logging.INFO)):  # the full cell holds a share between these
+        monkeypatch.setattr(place_datamodule, "_CROWDED", limit)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            module(photos, max_level=4).load_split("train")
+        [told] = [record for record in caplog.records if "max_level" in record.getMessage()]
+        assert "1 cell of task.max_level=4 with more than task.max_photos=4 pictures, " in told.getMessage()
+        assert told.levelno == level
 
 
 # The drawn earth
