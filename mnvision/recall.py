@@ -161,7 +161,7 @@ def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
     source = "source=photos/"
     if ckpt is not None:
         split = [] if cfg.get("split", "val") == "val" else [f"split={cfg['split']}"]
-        selection = typed(*(f"task.{name}" for name in SELECTION))
+        selection = typed(*(f"task.{name}" for name in (*SELECTION, "crop_share")))
         return [
             ["mnvision", "eval", f"ckpt={ckpt}", *split, *typed("data", *MEASURING), *selection],
             ["mnvision", "predict", f"ckpt={ckpt}", source, *selection],

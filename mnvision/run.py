@@ -143,6 +143,9 @@ def train(cfg: Config) -> dict[str, float]:
     others = [one for one in trainer.callbacks if not isinstance(one, EMAWeightAveraging)]  # type: ignore[attr-defined]
     trainer.callbacks = others  # type: ignore[attr-defined]
     commands = reproduce({**cfg, "override_words": []}, ckpt=best)
+    if saved is None:  # what was typed to go on does not train it again
+        words = [word for word in cfg["override_words"] if not word.startswith("output_dir=")]
+        commands = [["mnvision", "train", *words], *commands]
     numbers = measure(trainer, module, data, "val", cfg=cfg, folder=folder, commands=commands)
     if trainer.is_global_zero:
         logger.info("model: %s", best)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import logging
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -454,15 +456,22 @@ def test_commands_that_repeat_a_run(finished):
         ["mnvision", "eval", *words],
         ["mnvision", "predict", words[0], "source=photos/", *words[1:]],
     ]
+    words = ("ckpt=a.ckpt", "task.crop_share=0.9")
+    assert reproduce(configure("eval", "task=embed", *words, "split=test"), ckpt="a.ckpt") == [
+        ["mnvision", "eval", words[0], "split=test", words[1]],
+        ["mnvision", "predict", words[0], "source=photos/", words[1]],
+    ]
     words = ("task.weights=w.npz", "data=coco", "data.root=/coco", "split=train", "seed=3", "output_dir=x")
     assert reproduce(configure("eval", *words), ckpt=None) == [
         ["mnvision", "eval", *words[:-1]],
         ["mnvision", "predict", *words[:3], "source=photos/"],
     ]
-    folder, _, _ = finished  # its checkpoint holds the data section, so that the page need not say what was typed
+    folder, _, cfg = finished  # its checkpoint holds the data section: what was typed is said of the training alone
     best = folder / "checkpoints" / "best.ckpt"
-    page = (folder / "report.html").read_text()
-    assert f"<pre>mnvision eval ckpt={best}\nmnvision predict ckpt={best} source=photos/</pre>" in page
+    page = html.unescape((folder / "report.html").read_text())
+    assert cfg["override_words"][-1] == f"output_dir={folder}"  # which is there now: no command for another training
+    trained = shlex.join(["mnvision", "train", *cfg["override_words"][:-1]])
+    assert f"<pre>{trained}\nmnvision eval ckpt={best}\nmnvision predict ckpt={best} source=photos/</pre>" in page
 
 
 # predict
@@ -610,6 +619,8 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(four_epochs, root, tmp_pa
             assert same(ours[key], straight[key]), (name, key)
     assert numbers == json.loads((four_epochs / "metrics.json").read_text())
     assert (folder / "predictions.json").read_bytes() == (four_epochs / "predictions.json").read_bytes()
+    assert "mnvision train" in (four_epochs / "report.html").read_text()
+    assert "mnvision train" not in (folder / "report.html").read_text()  # to go on is not to train it again
 
 
 def test_a_better_epoch_before_the_interruption_stays_the_best(root, tmp_path, monkeypatch):
