@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ SELECTION = (
     *("proposals", "rpn_pre_nms_top_k", "rpn_nms_iou", "rpn_score_threshold"),  # of Faster R-CNN
     "flip",  # of an embedder
     "parent_level",  # of a geolocator
+    "crop_share",  # of all but detectors
 )
 
 
@@ -91,13 +91,9 @@ def settle_model(model: TaskModel, cfg: Config, saved: Config) -> None:
         if section == "task" and name in SELECTION and hasattr(model, name):
             if asked is not None:  # null: the model's own
                 setattr(model, name, asked)
-        elif key == "task.crop_share":
-            if asked is not None:
-                model.preprocessing = replace(model.preprocessing, crop_share=asked)
         elif asked != (saved.get(section, {}).get(name) if name else names[section]):
             wrong.append(key)
-    free = [f"task.{name}" for name in SELECTION if hasattr(model, name)]
-    free += ["task.crop_share"] if "crop_share" in cfg["task"] else []
+    free = [f"task.{name}" for name in SELECTION if hasattr(model, name) and name in cfg["task"]]
     if wrong:
         raise UserError(
             f"{', '.join(wrong)}: the model is that of the checkpoint, and cannot be another one; leave it out"
@@ -143,6 +139,20 @@ def _value(cfg: Mapping[str, Any], key: str) -> Any:
     return values.get(name) if name else values.get("name", values.get("_target_"))
 
 
+def repeat_training(cfg: Config, *, best: Path) -> list[list[str]]:
+    """The commands that train a model again, measure it and use it, each as its arguments.
+
+    An interrupted run that went on has none that trains it: what was typed last only finished it.
+
+    Args:
+        cfg: The configuration of the training; ``cfg["override_words"]`` is what the user typed.
+        best: Its checkpoint, which holds all that was typed.
+    """
+    words = [word for word in cfg["override_words"] if not word.startswith("output_dir=")]
+    again = [] if cfg["resume"] else [["mnvision", "train", *words]]
+    return [*again, *reproduce({**cfg, "override_words": []}, ckpt=best)]
+
+
 def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
     """The commands that measure a model again and use it, each as its arguments.
 
@@ -161,7 +171,7 @@ def reproduce(cfg: Config, *, ckpt: str | Path | None) -> list[list[str]]:
     source = "source=photos/"
     if ckpt is not None:
         split = [] if cfg.get("split", "val") == "val" else [f"split={cfg['split']}"]
-        selection = typed(*(f"task.{name}" for name in (*SELECTION, "crop_share")))
+        selection = typed(*(f"task.{name}" for name in SELECTION))
         return [
             ["mnvision", "eval", f"ckpt={ckpt}", *split, *typed("data", *MEASURING), *selection],
             ["mnvision", "predict", f"ckpt={ckpt}", source, *selection],

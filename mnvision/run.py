@@ -34,7 +34,7 @@ from mnvision.outputs import (
     run_folder,
     teacher_line,
 )
-from mnvision.recall import go_on, recall_evaluation, reproduce, settle_model
+from mnvision.recall import go_on, recall_evaluation, repeat_training, reproduce, settle_model
 from mnvision.schema_data import DATA_OF_TASK
 from mnvision.steering import Unfreezing
 from mnvision.wording import counted
@@ -142,10 +142,7 @@ def train(cfg: Config) -> dict[str, float]:
     # The checkpoint holds the averaged weights of its epoch; the averages in memory are those of the last one.
     others = [one for one in trainer.callbacks if not isinstance(one, EMAWeightAveraging)]  # type: ignore[attr-defined]
     trainer.callbacks = others  # type: ignore[attr-defined]
-    commands = reproduce({**cfg, "override_words": []}, ckpt=best)
-    if saved is None:  # what was typed to go on does not train it again
-        words = [word for word in cfg["override_words"] if not word.startswith("output_dir=")]
-        commands = [["mnvision", "train", *words], *commands]
+    commands = repeat_training(cfg, best=best)
     numbers = measure(trainer, module, data, "val", cfg=cfg, folder=folder, commands=commands)
     if trainer.is_global_zero:
         logger.info("model: %s", best)

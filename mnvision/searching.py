@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +63,7 @@ def search(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
     known = index.read_index(cfg["index"])
     if isinstance(model, Embedder):  # the queries have to be embedded as the index was
         model.flip = known.flip
-        model.preprocessing = replace(model.preprocessing, crop_share=known.crop_share)
+        model.crop_share = known.crop_share
     index.check_model(known, model)
     backend = BACKENDS[cfg["backend"]]
     prepared = backend.prepare(known.embeddings)

@@ -13,7 +13,7 @@ from mnvision.models.create import create_model
 from mnvision.recall import SELECTION, settle_model
 
 # The tasks that have them, where it is not Faster R-CNN.
-TASK_OF = {"flip": "embed", "parent_level": "geolocate"}
+TASK_OF = {"flip": "embed", "parent_level": "geolocate", "crop_share": "embed"}
 
 
 @pytest.fixture(scope="module")

@@ -143,8 +143,8 @@ class ConvNormAct(nn.Module):
         """Map [B, C, H, W] to [B, O, H/stride, W/stride]."""
         if self.strided and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # Not in bfloat16 (torch 2.14 with oneDNN): of depthwise filters the gradient by the input takes ten times
-            # as long as in float32, and that of a 3x3 kernel on a single cell, as the last
-            # extra layer of an SSD has, is not finite.
+            # as long as in float32, and that of a 3x3 kernel on a single cell, as the last extra layer of an SSD has,
+            # is not finite.
             with torch.autocast("cpu", enabled=False):
                 output = self.conv(input.float()).to(input.dtype)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,15 @@ class TaskModel(nn.Module):
         # Not persistent: they follow from the spec, and a state dict holds what was learnt.
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def crop_share(self) -> float:
+        """How much of a picture it sees, see ``Preprocessing``; may be set of a trained model."""
+        return self.preprocessing.crop_share
+
+    @crop_share.setter
+    def crop_share(self, share: float) -> None:
+        self.preprocessing = replace(self.preprocessing, crop_share=share)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn pixels [B, 3, H, W], uint8 or float in 0..255, into what the backbone takes."""
